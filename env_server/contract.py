@@ -1,0 +1,263 @@
+"""What every environment promises: the words a family, a task, an episode and a step are made of.
+
+Knows nothing of any one family, of the wire, or of who plays. All types here are plain Python;
+pydantic lives at the wire (`env_server/app.py`, `env_server/adapter.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+JsonValue: TypeAlias = (
+    "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+)
+JsonObject: TypeAlias = dict[str, Any]
+
+Split = Literal["train", "validation", "test", "test_unseen_pairs"]
+Difficulty = Literal["easy", "medium", "hard"]
+RefusalKind = Literal["malformed", "truncated", "illegal", "budget", "empty"]
+
+SCORE_FLOOR = 0.001
+SCORE_CEILING = 0.999
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class RoundsError(Exception):
+    """A mistake of the caller's: says what, where, which value, and the way out."""
+
+
+class UnknownFamily(RoundsError, KeyError):
+    """No family of that name is installed."""
+
+    __str__ = Exception.__str__
+
+
+class UnknownTask(RoundsError, KeyError):
+    """The family has no task of that name."""
+
+    __str__ = Exception.__str__
+
+
+class UnknownAgent(RoundsError, KeyError):
+    """No agent of that name plays this family."""
+
+    __str__ = Exception.__str__
+
+
+class BadSplit(RoundsError, ValueError):
+    """The split is not one the task has."""
+
+
+class EpisodeOver(RoundsError, RuntimeError):
+    """A step was asked of an episode that has ended: an episode is played once, then dropped."""
+
+
+class EpisodeRunning(RoundsError, RuntimeError):
+    """A final score was asked of an episode that has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One job of a family, with the limits an agent plays under."""
+
+    name: str
+    family: str
+    difficulty: Difficulty
+    max_steps: int
+    summary: str
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    seed: bool = False  # graders kept exact from the source documents; known to be gameable
+
+
+class Action(Protocol):
+    """One decision of the agent: hashable, comparable, and JSON-ready without nulls."""
+
+    def to_json(self) -> JsonObject: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer the environment will not act on. It costs a step and changes nothing else.
+
+    kind: malformed (no action could be read), truncated (the answer ran out of tokens), illegal
+    (read, but not possible now), budget (possible, but not paid for), empty (nothing was said).
+    """
+
+    kind: RefusalKind
+    why: str
+
+    def to_json(self) -> JsonObject:
+        return {"kind": self.kind, "why": self.why}
+
+
+class Observation(Protocol):
+    """Everything the agent may see, and nothing else. Typed inside, JSON-ready by `to_json`."""
+
+    def to_json(self) -> JsonObject: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one action led to. `parts` names the components of `reward` and sums to it."""
+
+    observation: Observation
+    reward: float
+    parts: Mapping[str, float]
+    done: bool
+    refusal: Refusal | None = None
+    info: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+
+    def to_json(self) -> JsonObject:
+        return {
+            "observation": self.observation.to_json(),
+            "reward": self.reward,
+            "parts": dict(self.parts),
+            "done": self.done,
+            "refusal": self.refusal.to_json() if self.refusal else None,
+            "info": dict(self.info),
+        }
+
+
+class Episode(Protocol):
+    """One patient (or portfolio, or ward), played once. Same (task, seed, split, actions), same bytes."""
+
+    task: Task
+    seed: int
+    split: Split
+    episode_id: str
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def steps(self) -> int:
+        """Steps taken so far; a refusal counts as one."""
+        ...
+
+    def observe(self) -> Observation: ...
+
+    def legal_actions(self) -> Sequence[Action]:
+        """Every action the environment would act on now, in a fixed order; empty once done."""
+        ...
+
+    def step(self, action: Action | Refusal) -> Step:
+        """Act once. An action that is not legal comes back as `Step.refusal`. Raises EpisodeOver."""
+        ...
+
+    def score(self) -> float:
+        """The grader's score in [0.001, 0.999]. Raises EpisodeRunning before the end."""
+        ...
+
+    def outcome(self) -> Mapping[str, Any]:
+        """What was hidden, once it is over: optimum, best_plan, regret ... Raises EpisodeRunning."""
+        ...
+
+    def state(self) -> JsonObject:
+        """Counters for OpenEnv's `state`: nothing hidden, nothing that depends on hidden facts."""
+        ...
+
+    def copy(self) -> Episode:
+        """An independent episode at the same point: planners and undo are built on it."""
+        ...
+
+
+class Agent(Protocol):
+    """Plays one episode. Sees observations and legal actions; only reference agents see more."""
+
+    def act(
+        self, observation: Observation, legal: Callable[[], Sequence[Action]]
+    ) -> Action | Refusal: ...
+
+
+AgentFactory = Callable[[Episode], Agent]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCard:
+    """An agent that a family ships. `make(episode)` returns a fresh one for that episode.
+
+    role: random, heuristic, canary (a degenerate policy that a good grader must not reward),
+    reference (sees the whole episode; `exact` says whether it is the certified optimum).
+    """
+
+    name: str
+    role: Literal["random", "heuristic", "canary", "reference"]
+    make: AgentFactory
+    summary: str
+    exact: bool = False
+    tasks: tuple[str, ...] = ()  # the tasks it plays; empty means all
+
+
+@runtime_checkable
+class Encoding(Protocol):
+    """A task seen as numbers: fixed features, a fixed list of discrete actions and their mask."""
+
+    size: int
+    n_actions: int
+
+    def features(self, observation: Observation) -> Any:
+        """float32 array of shape (size,)."""
+        ...
+
+    def mask(self, observation: Observation) -> Any:
+        """bool array of shape (n_actions,): exactly the indices whose action is legal."""
+        ...
+
+    def action(self, observation: Observation, index: int) -> Action: ...
+
+    def index(self, observation: Observation, action: Action) -> int | None:
+        """The index of `action`, or None where the discrete list cannot express it."""
+        ...
+
+
+class Family(Protocol):
+    """A kind of environment. A module-level `family` in `env_server/envs/<name>/` is enough to join."""
+
+    name: str
+    version: str
+    summary: str
+    default_task: str
+    tasks: Mapping[str, Task]
+    agents: Mapping[str, AgentCard]
+
+    def begin(
+        self, task: str | None = None, seed: int = 0, split: Split = "train"
+    ) -> Episode: ...
+
+    def action_from_json(self, payload: object) -> Action | Refusal:
+        """Read one action strictly; anything else is a Refusal that names the value and the remedy."""
+        ...
+
+    def action_schema(self) -> JsonObject:
+        """JSON schema of an action: one `oneOf` branch a form."""
+        ...
+
+    def observation_schema(self) -> JsonObject: ...
+
+    def encoding(self, task: str, name: str = "default") -> Encoding: ...
+
+
+def nearest(given: str, known: Sequence[str]) -> str:
+    """`; did you mean 'x'?` for the known word closest to `given`, or nothing."""
+    near = get_close_matches(given, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def clamp_score(raw: float) -> float:
+    """`raw` brought into [0.001, 0.999], the open interval OpenEnv's graders ask for."""
+    return min(max(raw, SCORE_FLOOR), SCORE_CEILING)
+
+
+def canonical(value: object) -> bytes:
+    """The one JSON spelling of `value`, for hashing and for demanding the same bytes again.
+
+    Raises ValueError on NaN or infinity: no reward or observation may hold one.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()

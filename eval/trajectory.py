@@ -1,0 +1,95 @@
+"""What happened in one episode: the one record that learning and measuring share.
+
+Knows how to be written and read back; nothing of who played or how it was judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from env_server.contract import NOTHING, JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One decision: what was seen, what was said or done, and what it led to."""
+
+    observation: JsonObject  # before acting
+    action: JsonObject | None  # None where the answer was refused unread
+    refusal: JsonObject | None
+    reward: float
+    parts: Mapping[str, float]
+    text: str | None = None  # what a language model wrote, verbatim
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """An episode as a language model lived it: one prompt, then everything after it.
+
+    `completion_ids`, `mask` and `logprobs` have the same length T; mask is 1 on tokens the model
+    sampled and 0 on the environment's; log-probabilities are 0.0 where mask is 0.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    mask: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One episode with what is needed to play it again: (family, task, split, seed, version)."""
+
+    family: str
+    task: str
+    split: str
+    seed: int
+    version: str
+    agent: str
+    turns: tuple[Turn, ...]
+    final: JsonObject  # the last observation
+    score: float
+    outcome: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    seconds: float = 0.0
+    tokens: Tokens | None = None
+    lost: str | None = None  # why the episode could not be finished; its score means nothing then
+
+    @property
+    def episode_return(self) -> float:
+        return sum(turn.reward for turn in self.turns)
+
+    @property
+    def refusals(self) -> int:
+        return sum(turn.refusal is not None for turn in self.turns)
+
+    def part_sums(self) -> dict[str, float]:
+        """Each reward part summed over the episode."""
+        sums: dict[str, float] = {}
+        for turn in self.turns:
+            for name, value in turn.parts.items():
+                sums[name] = sums.get(name, 0.0) + value
+        return sums
+
+    def to_json(self) -> JsonObject:
+        body = asdict(self)
+        for turn in body["turns"]:
+            turn["parts"] = dict(turn["parts"])
+        return body
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Trajectory:
+        """Read one line of an episodes.jsonl. Raises KeyError or TypeError on another shape."""
+        tokens = body.get("tokens")
+        return cls(
+            **{
+                **body,
+                "turns": tuple(Turn(**turn) for turn in body["turns"]),
+                "tokens": _tokens(tokens) if tokens else None,
+            }
+        )
+
+
+def _tokens(body: Mapping[str, Sequence[Any]]) -> Tokens:
+    return Tokens(**{name: tuple(values) for name, values in body.items()})
