@@ -9,6 +9,7 @@ import csv
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from io import StringIO
 from math import isfinite
 from pathlib import Path
 from typing import TypeVar
@@ -90,7 +91,9 @@ class Row:
         """`word` again if `known` holds it; `home` is the file where a new one would be added."""
         if word not in known:
             near = get_close_matches(word, known, 1)
-            hint = f"did you mean {near[0]!r}? else add it to {home}" if near else f"add it to {home}"
+            hint = (
+                f"did you mean {near[0]!r}? else add it to {home}" if near else f"add it to {home}"
+            )
             raise self.wrong(column, f"names no row of {home}: {word!r} is unknown", hint)
         return word
 
@@ -111,11 +114,11 @@ def read(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             f"{path.name} line {line}: byte {error.object[error.start]:#04x} is not UTF-8; "
             "save the file as UTF-8"
         ) from error
-    lines = csv.reader(text.splitlines(), strict=True)
-    header = tuple(name.strip() for name in next(lines, []))
-    _check_header(path.name, header, columns)
+    lines = csv.reader(StringIO(text, newline=""), strict=True)
     found = False
     try:
+        header = tuple(name.strip() for name in next(lines, []))
+        _check_header(path.name, header, columns)
         for cells in lines:
             if not cells:
                 continue
@@ -140,7 +143,9 @@ def _check_header(file: str, header: Sequence[str], columns: Sequence[str]) -> N
         raise BadTable(f"{file} line 1: the file is empty; write the header {','.join(columns)}")
     for name in columns:
         if name not in header:
-            raise BadTable(f"{file} line 1: column {name!r} is missing; the header is {','.join(columns)}")
+            raise BadTable(
+                f"{file} line 1: column {name!r} is missing; the header is {','.join(columns)}"
+            )
     for position, name in enumerate(header):
         if name not in columns:
             raise BadTable(f"{file} line 1: column {name!r} is not known; remove it")

@@ -14,8 +14,25 @@ from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
 
+from data.polypharmacy.records import (
+    CIRCUMSTANCES,
+    COLUMNS,
+    CONDITION_KINDS,
+    CRITERION_TYPES,
+    EFFECTS,
+    FORMULARIES,
+    QT_RISKS,
+    RECOMMENDATIONS,
+    SEVERITIES,
+    STRENGTHS,
+    Alternative,
+    Condition,
+    Criterion,
+    Drug,
+    Pair,
+    Strength,
+)
 from data.polypharmacy.rows import BadTable, Row, read
 
 __all__ = [
@@ -32,171 +49,15 @@ __all__ = [
     "load",
 ]
 
-Severity = Literal["mild", "moderate", "severe"]
-Recommendation = Literal["avoid_combination", "monitor_closely", "dose_adjust", "no_action"]
-CriterionType = Literal["avoid", "caution", "dose_adjust", "avoid_in_condition"]
-QtRisk = Literal["none", "conditional", "possible", "known"]
-Strength = Literal["weak", "moderate", "strong"]
-Formulary = Literal["core", "common", "full"]
-ConditionKind = Literal["disease", "state"]
-
-SEVERITIES: tuple[Severity, ...] = get_args(Severity)
-RECOMMENDATIONS: tuple[Recommendation, ...] = get_args(Recommendation)
-CRITERION_TYPES: tuple[CriterionType, ...] = get_args(CriterionType)
-QT_RISKS: tuple[QtRisk, ...] = get_args(QtRisk)
-STRENGTHS: tuple[Strength, ...] = get_args(Strength)
-FORMULARIES: tuple[Formulary, ...] = get_args(Formulary)
-CONDITION_KINDS: tuple[ConditionKind, ...] = get_args(ConditionKind)
-
-EFFECTS = frozenset(
-    "serotonergic cns_depressant bleeding hyperkalaemia hypokalaemia hypoglycaemia hypotension "
-    "bradycardia hyponatraemia falls gi_ulcer nephrotoxic delirium".split()
-)
-
-# What a criterion may ask that no condition of a patient answers: how a drug is used, or a sum over
-# age, weight, laboratory values or the rest of the list. A model that cannot tell leaves such rows alone.
-CIRCUMSTANCES: Mapping[str, str] = MappingProxyType(
-    {
-        "af_or_hf_first_line": "first drug tried for atrial fibrillation or heart failure",
-        "age_over_60": "older than 60",
-        "atrial_fibrillation_first_line": "first drug tried for atrial fibrillation",
-        "chronic_use_no_gastroprotection": "long use without a proton pump inhibitor or misoprostol",
-        "copd_monotherapy": "the only drug for chronic obstructive pulmonary disease",
-        "first_line": "first drug tried",
-        "immediate_release": "the immediate-release form",
-        "long_term_use": "long-term use",
-        "new_start_af_vte": "newly started for atrial fibrillation or venous thromboembolism",
-        "new_start_systemic": "newly started, systemic form",
-        "no_psychosis_indication": "taken for neither psychosis nor bipolar disorder",
-        "over_200_mg_elemental": "more than 200 mg of the element a day",
-        "permanent_af_or_severe_hf": "permanent atrial fibrillation or severe heart failure",
-        "primary_prevention": "no vascular disease so far",
-        "ras_blocker_and_low_crcl": "with a RAS blocker and poor kidney function",
-        "sliding_scale_only": "sliding scale without basal insulin",
-        "two_of_age80_weight60_cr133": "two of: age 80 or more, 60 kg or less, creatinine 133 umol/l or more",
-        "use_over_8_weeks_no_indication": "longer than 8 weeks without an indication",
-    }
-)
-
 _SHIPPED = Path(__file__).parent
 _DRUG_ID = re.compile(r"[a-z][a-z0-9_]*")
 _ATC_LEVEL_5 = re.compile(r"[A-Z][0-9]{2}[A-Z]{2}[0-9]{2}")
-
-_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "conditions.csv": tuple("condition_id name kind critical need_weight prevalence treated_by".split()),
-    "drug_metadata.csv": tuple(
-        "drug_id generic_name atc_class is_high_risk_elderly default_dose_mg min_dose_mg max_dose_mg "
-        "is_critical critical_reason atc_code drug_class substitution_group dose_basis frequency route "
-        "renal_clearance cyp_transport_substrate inhibitor inducer acb_score qt_risk effects needs_taper "
-        "indications formulary".split()
-    ),
-    "ddi_rules.csv": tuple(
-        "drug_id_1 drug_id_2 severity mechanism recommendation base_risk_score evidence".split()
-    ),
-    "beers_criteria.csv": tuple(
-        "drug_id criterion_type condition crcl_below rationale source_table".split()
-    ),
-    "alternatives.csv": tuple("drug_id alternative_id rank indication note".split()),
-}
 
 
 class UnknownDrug(KeyError):
     """No drug of that id is in the tables."""
 
     __str__ = Exception.__str__  # KeyError would show the quoted repr of the message
-
-
-@dataclass(frozen=True, slots=True)
-class Drug:
-    """One substance as an older person takes it. Doses are per day, in the unit of `dose_basis`."""
-
-    drug_id: str
-    generic_name: str
-    atc_class: str
-    atc_code: str
-    drug_class: str
-    substitution_group: str
-    is_high_risk_elderly: bool
-    is_critical: bool
-    needs_taper: bool
-    critical_reason: str
-    default_dose_mg: float
-    min_dose_mg: float
-    max_dose_mg: float
-    dose_basis: str
-    frequency: str
-    route: str
-    renal_clearance: int
-    substrates: frozenset[str]
-    inhibitors: tuple[tuple[str, Strength], ...]
-    inducers: tuple[tuple[str, Strength], ...]
-    acb_score: int
-    qt_risk: QtRisk
-    effects: frozenset[str]
-    indications: tuple[str, ...]
-    formulary: Formulary
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two drugs that interact, drug_id_1 < drug_id_2."""
-
-    drug_id_1: str
-    drug_id_2: str
-    severity: Severity
-    mechanism: str
-    recommendation: Recommendation
-    base_risk_score: float
-    evidence: str
-
-
-@dataclass(frozen=True, slots=True)
-class Criterion:
-    """A reason to be careful with one drug in an older person.
-
-    It holds for everybody where both gates are None; where `condition` names a condition, for those who
-    have it; where it names one of CIRCUMSTANCES, for those in it; where `crcl_below` is given, for those
-    whose creatinine clearance (ml/min) is below it.
-    """
-
-    drug_id: str
-    criterion_type: CriterionType
-    condition: str | None
-    crcl_below: float | None
-    rationale: str
-    source_table: str
-
-    @property
-    def circumstance(self) -> str | None:
-        """The condition, if it is something that no condition of a patient can show."""
-        return self.condition if self.condition in CIRCUMSTANCES else None
-
-
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """A safer drug for the same condition; rank 1 is tried first."""
-
-    drug_id: str
-    alternative_id: str
-    rank: int
-    indication: str
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """Something a patient has: a disease that drugs treat, or a state that only gates criteria.
-
-    `need_weight` is the cost in [0, 1] of leaving it untreated, `prevalence` a relative weight at 75.
-    """
-
-    condition_id: str
-    name: str
-    kind: ConditionKind
-    critical: bool
-    need_weight: float
-    prevalence: float
-    treated_by: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -217,7 +78,9 @@ class Tables:
         except KeyError:
             near = get_close_matches(drug_id, self.drugs, 1)
             hint = f"did you mean {near[0]!r}?" if near else "drug_metadata.csv lists all ids"
-            raise UnknownDrug(f"no drug {drug_id!r} among {len(self.drugs)} drugs; {hint}") from None
+            raise UnknownDrug(
+                f"no drug {drug_id!r} among {len(self.drugs)} drugs; {hint}"
+            ) from None
 
     def pair(self, a: str, b: str) -> Pair | None:
         """What is known of two drugs together, in either order; None where nothing is."""
@@ -243,7 +106,7 @@ def load(directory: str | Path | None = None) -> Tables:
 def _load(directory: Path) -> Tables:
     if not directory.is_dir():
         raise BadTable(
-            f"no table directory {str(directory)!r}; name one that holds {', '.join(_COLUMNS)}"
+            f"no table directory {str(directory)!r}; name one that holds {', '.join(COLUMNS)}"
         )
     conditions = _conditions(directory)
     drugs = _drugs(directory, conditions)
@@ -260,14 +123,14 @@ def _load(directory: Path) -> Tables:
 
 def _version(directory: Path) -> str:
     content = blake2b(digest_size=8)
-    for name in sorted(_COLUMNS):
+    for name in sorted(COLUMNS):
         content.update(name.encode())
         content.update((directory / name).read_bytes().replace(b"\r\n", b"\n"))
     return content.hexdigest()
 
 
 def _rows(directory: Path, file: str) -> list[Row]:
-    return list(read(directory / file, _COLUMNS[file]))
+    return list(read(directory / file, COLUMNS[file]))
 
 
 def _conditions(directory: Path) -> dict[str, Condition]:
@@ -293,7 +156,9 @@ def _condition(row: Row) -> Condition:
     if condition.condition_id in CIRCUMSTANCES:
         raise row.wrong("condition_id", "is the name of a circumstance", "choose another id")
     if condition.kind == "state" and condition.treated_by:
-        raise row.wrong("treated_by", "gives drugs to a state", "leave it empty or write kind disease")
+        raise row.wrong(
+            "treated_by", "gives drugs to a state", "leave it empty or write kind disease"
+        )
     if condition.kind == "state" and condition.need_weight:
         raise row.wrong("need_weight", "is a need of a state", "write 0 or kind disease")
     if condition.kind == "disease" and not condition.treated_by:
@@ -371,7 +236,9 @@ def _check_drug(row: Row, drug: Drug, conditions: Mapping[str, Condition]) -> No
     for effect in sorted(drug.effects):
         if effect not in EFFECTS:
             known = ", ".join(sorted(EFFECTS))
-            raise row.wrong("effects", f"names the unknown effect {effect!r}", f"write one of {known}")
+            raise row.wrong(
+                "effects", f"names the unknown effect {effect!r}", f"write one of {known}"
+            )
     if not drug.indications:
         raise row.wrong("indications", "is empty", "name at least one row of conditions.csv")
     for indication in drug.indications:
@@ -448,7 +315,7 @@ def _criterion(
         drug_id=row.known("drug_id", row.text("drug_id"), drugs, "drug_metadata.csv"),
         criterion_type=kind,
         condition=condition,
-        crcl_below=limit and row.number("crcl_below", 1, 200, "ml/min such as 30") or None,
+        crcl_below=row.number("crcl_below", 1, 200, "ml/min such as 30") if limit else None,
         rationale=row.text("rationale"),
         source_table=row.text("source_table"),
     )
@@ -465,23 +332,31 @@ def _alternatives(
             if (other.alternative_id, other.indication) == (found.alternative_id, found.indication):
                 raise row.wrong("alternative_id", "is there twice for the indication", "remove one")
             if (other.rank, other.indication) == (found.rank, found.indication):
-                raise row.wrong("rank", f"is also that of {other.alternative_id!r}", "rank them apart")
+                raise row.wrong(
+                    "rank", f"is also that of {other.alternative_id!r}", "rank them apart"
+                )
         held.append(found)
-    return {drug_id: tuple(sorted(held, key=lambda one: one.rank)) for drug_id, held in by_drug.items()}
+    return {
+        drug_id: tuple(sorted(held, key=lambda one: one.rank)) for drug_id, held in by_drug.items()
+    }
 
 
 def _alternative(
     row: Row, drugs: Mapping[str, Drug], conditions: Mapping[str, Condition]
 ) -> Alternative:
     drug_id = row.known("drug_id", row.text("drug_id"), drugs, "drug_metadata.csv")
-    alternative_id = row.known("alternative_id", row.text("alternative_id"), drugs, "drug_metadata.csv")
+    alternative_id = row.known(
+        "alternative_id", row.text("alternative_id"), drugs, "drug_metadata.csv"
+    )
     if alternative_id == drug_id:
         raise row.wrong("alternative_id", "is the drug itself", "name another drug")
     indication = row.known("indication", row.text("indication"), conditions, "conditions.csv")
     for one in (drug_id, alternative_id):
         if indication not in drugs[one].indications:
             raise row.wrong(
-                "indication", f"is no indication of {one!r}", "add it in drug_metadata.csv or remove the row"
+                "indication",
+                f"is no indication of {one!r}",
+                "add it in drug_metadata.csv or remove the row",
             )
     return Alternative(
         drug_id, alternative_id, row.whole("rank", 1, 99), indication, row.maybe("note") or ""
