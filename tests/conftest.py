@@ -1,0 +1,23 @@
+"""Settings every test runs under. Set here, before torch or a Hub client is imported by anything."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+os.environ.update(
+    OMP_NUM_THREADS="1",  # two threads on a busy machine are five times slower than one
+    MKL_NUM_THREADS="1",
+    OMP_WAIT_POLICY="PASSIVE",
+    KMP_BLOCKTIME="0",
+    TOKENIZERS_PARALLELISM="false",
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TRL_EXPERIMENTAL_SILENCE="1",
+    WANDB_MODE="offline",
+)
+
+# the same examples on every run and machine; how long one takes says more of the machine than of us
+settings.register_profile("rounds", deadline=None, derandomize=True)
+settings.load_profile("rounds")
