@@ -100,42 +100,43 @@ class Row:
 
 def read(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of a UTF-8 file whose header is exactly `columns`, in any order; blank lines are skipped."""
+    file = path.name
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise BadTable(
-            f"{path.name} line 1: cannot be read from {str(path.parent)!r} ({reason}); "
+            f"{file} line 1: cannot be read from {str(path.parent)!r} ({reason}); "
             "a table directory holds all five files, copy the missing one from data/polypharmacy"
         ) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise BadTable(
-            f"{path.name} line {line}: byte {error.object[error.start]:#04x} is not UTF-8; "
+            f"{file} line {line}: byte {error.object[error.start]:#04x} is not UTF-8; "
             "save the file as UTF-8"
         ) from error
     lines = csv.reader(StringIO(text, newline=""), strict=True)
     found = False
     try:
         header = tuple(name.strip() for name in next(lines, []))
-        _check_header(path.name, header, columns)
+        _check_header(file, header, columns)
         for cells in lines:
             if not cells:
                 continue
             if len(cells) != len(header):
                 raise BadTable(
-                    f"{path.name} line {lines.line_num}: {len(cells)} cells where the header has "
+                    f"{file} line {lines.line_num}: {len(cells)} cells where the header has "
                     f"{len(header)}, from {cells[0]!r}; quote a cell that holds a comma"
                 )
             found = True
-            yield Row(path.name, lines.line_num, dict(zip(header, cells, strict=True)))
+            yield Row(file, lines.line_num, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise BadTable(
-            f"{path.name} line {lines.line_num}: not readable as CSV ({error}); "
+            f"{file} line {lines.line_num}: not readable as CSV ({error}); "
             "close every quote and double a quote inside a cell"
         ) from error
     if not found:
-        raise BadTable(f"{path.name} line 2: no row below the header; write at least one row")
+        raise BadTable(f"{file} line 2: no row below the header; write at least one row")
 
 
 def _check_header(file: str, header: Sequence[str], columns: Sequence[str]) -> None:
