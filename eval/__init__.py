@@ -1,0 +1,1 @@
+"""Players and measures: agents, episodes, metrics, one table on the same patients. Learns nothing."""

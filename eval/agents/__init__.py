@@ -1,0 +1,1 @@
+"""Players of an episode, one file each, found by being there."""

@@ -1,0 +1,1 @@
+"""The words between environment and model: observations rendered, answers parsed. Knows no model."""
