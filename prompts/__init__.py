@@ -1,1 +1,1 @@
-"""The words between environment and model: observations rendered, answers parsed. Knows no model."""
+"""Words: how a family is shown to a model, and how the model's answer is read back."""
