@@ -13,7 +13,6 @@ COPY openenv.yaml pyproject.toml ./
 COPY configs configs
 COPY data data
 COPY env_server env_server
-COPY prompts prompts
 COPY server server
 USER 1000
 EXPOSE 7860
