@@ -50,11 +50,11 @@ def parse(family: Family, text: str, truncated: bool = False) -> Action | Refusa
     it had not ended, and a policy that never ends its turn should learn to.
     """
     if truncated:
-        return Refusal("truncated", "the answer ran out of tokens; answer with the JSON object alone")
-    payload = _payload(text)
-    if isinstance(payload, Refusal):
-        return payload
-    return read(family, payload)
+        return Refusal(
+            "truncated", "the answer ran out of tokens; answer with the JSON object alone"
+        )
+    found = payload(text)
+    return found if isinstance(found, Refusal) else read(family, found)
 
 
 def read(family: Family, payload: JsonObject) -> Action | Refusal:
@@ -75,16 +75,24 @@ def spell(action: Action) -> str:
 # -- from text to object ----------------------------------------------------------------------
 
 
-def _payload(text: str) -> JsonObject | Refusal:
-    spoken = text if text.lstrip()[:1] == "{" else _after_thinking(text)
+def payload(text: str) -> JsonObject | Refusal:
+    """The first JSON object in a text, nearly valid ones mended; unread as yet."""
+    bare = text.strip()
+    if bare.startswith("{") and bare.endswith("}") and isinstance(found := _loads(bare), dict):
+        return found
+    spoken = _after_thinking(bare)
     if spoken is None:
-        return Refusal("malformed", "the thinking was never closed and no answer follows it")
+        return Refusal("malformed", "a thought was opened and never closed; no answer follows it")
     if not spoken.strip():
         return Refusal("empty", "nothing was said; answer with one JSON object")
     if len(spoken) > MAX_ANSWER:
         return Refusal(
             "malformed", f"the answer has {len(spoken)} characters; at most {MAX_ANSWER} are read"
         )
+    return _first_object(spoken)
+
+
+def _first_object(spoken: str) -> JsonObject | Refusal:
     why = "no JSON object was found"
     for chunk in _objects(spoken):
         found = _loads(chunk)
@@ -96,13 +104,10 @@ def _payload(text: str) -> JsonObject | Refusal:
 
 def _after_thinking(text: str) -> str | None:
     """What follows the last closed thought; None where a thought was opened and never closed."""
-    start, is_open = 0, False
+    start, thinking = 0, False
     for mark in _THINK.finditer(text):
-        is_open = not mark.group(1)
-        start = mark.end()
-        if is_open and text[: mark.start()].strip() and "{" in text[: mark.start()]:
-            pass
-    return None if is_open else text[start:]
+        start, thinking = mark.end(), not mark.group(1)
+    return None if thinking else text[start:]
 
 
 def _objects(text: str) -> Iterator[str]:
@@ -229,7 +234,9 @@ def _unwrapped(payload: JsonObject, menu: tuple[Form, ...]) -> JsonObject:
         folded = {_folded(key): key for key in payload}
         inner = _arguments(payload, folded, menu)
         if inner is None:
-            name = next((n for n in (*_WRAPPERS, *verbs) if _holds_object(payload, folded, n)), None)
+            name = next(
+                (n for n in (*_WRAPPERS, *verbs) if _holds_object(payload, folded, n)), None
+            )
             if name is None:
                 return payload
             inner = _first(payload[folded[name]])
@@ -308,10 +315,15 @@ def _choices(menu: tuple[Form, ...]) -> dict[str, str]:
 def _identified(payload: JsonObject, known: Words) -> JsonObject:
     """The payload with its identifiers in lower case and underscores ("Ibuprofen" -> "ibuprofen")."""
     return {
-        key: _folded(value) if key in known.identifiers and isinstance(value, str) else value
+        key: _slug(value) if key in known.identifiers and isinstance(value, str) else value
         for key, value in payload.items()
     }
 
 
 def _folded(word: str) -> str:
-    return _NOT_WORD.sub("_", _CAMEL.sub("_", word).casefold()).strip("_")
+    """The word as the schema would write it: "drugId1", "Drug id 1" -> "drug_id1", "drug_id_1"."""
+    return _slug(_CAMEL.sub("_", word))
+
+
+def _slug(word: str) -> str:
+    return _NOT_WORD.sub("_", word.casefold()).strip("_")

@@ -70,7 +70,7 @@ def update(
     return _say(name, "update", style, before=before, now=after)
 
 
-def _say(family: str, moment: str, style: Style, **facts: Any) -> str:
+def _say(name: str, moment: str, style: Style, /, **facts: Any) -> str:
     if style not in STYLES:
         raise UnknownStyle(f"no prompt style {style!r}; styles: {', '.join(STYLES)}")
-    return words.load(family).templates[f"{moment}.{style}"].render(facts).strip()
+    return words.load(name).templates[f"{moment}.{style}"].render(facts).strip()

@@ -21,7 +21,9 @@ ROOM = Path(__file__).parent
 SECTIONS = tuple(
     f"{part}.{style}" for part in ("briefing", "opening", "update") for style in ("full", "brief")
 )
-MAX_QUOTE = 240  # characters of foreign text (a refusal may hold what a model wrote) repeated in a prompt
+MAX_QUOTE = (
+    240  # characters of foreign text (a refusal may hold what a model wrote) repeated in a prompt
+)
 
 _MARK = re.compile(r"^<!-- section: ([\w.]+) -->[ \t]*\n", re.MULTILINE)
 _FRONT = re.compile(r"\A---\n(.*?)^---\n", re.MULTILINE | re.DOTALL)
