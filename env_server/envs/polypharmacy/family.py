@@ -1,0 +1,88 @@
+"""The polypharmacy family: its tasks, its agents, and how an episode of it begins.
+
+A door to the rest of the folder; knows nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from types import MappingProxyType
+
+from data.polypharmacy.tables import load
+from env_server import registry
+from env_server.contract import (
+    Action,
+    AgentCard,
+    BadSplit,
+    Encoding,
+    Episode,
+    JsonObject,
+    Refusal,
+    Split,
+    Task,
+)
+from env_server.envs.polypharmacy import actions, review_generator, seed_case
+from env_server.envs.polypharmacy.agents import CARDS
+from env_server.envs.polypharmacy.encoding import encoding
+from env_server.envs.polypharmacy.episode import Case, ReviewEpisode
+from env_server.envs.polypharmacy.tasks import FAMILY, REVIEWS
+
+
+class Polypharmacy:
+    """Satisfies `contract.Family`."""
+
+    name = FAMILY
+    version = "0.1.0"
+    summary = "Medication review of people of 65 and more: ask about pairs, change the list, finish."
+    default_task = "budgeted_screening"
+    tasks: Mapping[str, Task] = MappingProxyType({n: r.task for n, r in REVIEWS.items()})
+    agents: Mapping[str, AgentCard] = MappingProxyType({card.name: card for card in CARDS})
+
+    def begin(self, task: str | None = None, seed: int = 0, split: Split = "train") -> Episode:
+        """A fresh review of the patient of (task, seed, split). Raises UnknownTask, BadSplit."""
+        chosen = registry.task(self, task)
+        if split not in chosen.splits:
+            raise BadSplit(
+                f"{chosen.name} has no split {split!r}; splits: {', '.join(chosen.splits)}"
+            )
+        case = self.case(chosen.name, seed, split)
+        episode_id = f"{chosen.name}-{split}-{seed}"
+        return ReviewEpisode(case, seed, split, episode_id, case.start)
+
+    def case(self, task: str, seed: int, split: Split) -> Case:
+        """What all episodes of one patient share; remembered, since groups play the same patient."""
+        if REVIEWS[task].kind == "seed":
+            return seed_case.begin(task, seed, split)
+        return review_generator.begin(task, seed, split)
+
+    def action_from_json(self, payload: object) -> Action | Refusal:
+        return actions.from_json(payload)
+
+    def action_schema(self) -> JsonObject:
+        return actions.schema()
+
+    def observation_schema(self) -> JsonObject:
+        from env_server.envs.polypharmacy.wire import PolypharmacyObservation
+
+        return PolypharmacyObservation.model_json_schema()
+
+    def encoding(self, task: str, name: str = "default") -> Encoding:
+        return encoding(registry.task(self, task).name, name)
+
+    def vocabulary(self) -> tuple[str, ...]:
+        """Every domain word a prompt of this family may hold: drugs, conditions, groups, effects."""
+        return self._words
+
+    @cached_property
+    def _words(self) -> tuple[str, ...]:
+        tables = load()
+        words = dict.fromkeys(tables.drugs)
+        words.update(dict.fromkeys(tables.conditions))
+        for drug in tables.drugs.values():
+            words.update(dict.fromkeys((drug.substitution_group, *sorted(drug.effects))))
+        words.update(dict.fromkeys(sorted({p.mechanism for p in tables.pairs.values()})))
+        return tuple(words)
+
+
+family = Polypharmacy()
