@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 
+import pytest
 from hypothesis import settings
 
 os.environ.update(
@@ -21,3 +24,19 @@ os.environ.update(
 # the same examples on every run and machine; how long one takes says more of the machine than of us
 settings.register_profile("rounds", deadline=None, derandomize=True)
 settings.load_profile("rounds")
+
+
+def has_gpu() -> bool:
+    smi = shutil.which("nvidia-smi")
+    return (
+        bool(smi) and subprocess.run([smi, "-L"], capture_output=True, check=False).returncode == 0
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not has_gpu():
+        for item in marked:
+            item.add_marker(
+                pytest.mark.skip(reason="needs an NVIDIA GPU: nvidia-smi -L found none")
+            )
