@@ -6,7 +6,7 @@ Knows how to be written and read back; nothing of who played or how it was judge
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from env_server.contract import NOTHING, JsonObject
@@ -23,6 +23,16 @@ class Turn:
     parts: Mapping[str, float]
     text: str | None = None  # what a language model wrote, verbatim
 
+    def to_json(self) -> JsonObject:
+        return {
+            "observation": self.observation,
+            "action": self.action,
+            "refusal": self.refusal,
+            "reward": self.reward,
+            "parts": dict(self.parts),
+            "text": self.text,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -36,6 +46,14 @@ class Tokens:
     completion_ids: tuple[int, ...]
     mask: tuple[int, ...]
     logprobs: tuple[float, ...]
+
+    def to_json(self) -> JsonObject:
+        return {
+            "prompt_ids": list(self.prompt_ids),
+            "completion_ids": list(self.completion_ids),
+            "mask": list(self.mask),
+            "logprobs": list(self.logprobs),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +91,22 @@ class Trajectory:
         return sums
 
     def to_json(self) -> JsonObject:
-        body = asdict(self)
-        for turn in body["turns"]:
-            turn["parts"] = dict(turn["parts"])
-        return body
+        """One line of an episodes.jsonl. Observations are shared with this object, not copied."""
+        return {
+            "family": self.family,
+            "task": self.task,
+            "split": self.split,
+            "seed": self.seed,
+            "version": self.version,
+            "agent": self.agent,
+            "turns": [turn.to_json() for turn in self.turns],
+            "final": self.final,
+            "score": self.score,
+            "outcome": plain(self.outcome),
+            "seconds": self.seconds,
+            "tokens": self.tokens.to_json() if self.tokens else None,
+            "lost": self.lost,
+        }
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Trajectory:
@@ -89,6 +119,15 @@ class Trajectory:
                 "tokens": _tokens(tokens) if tokens else None,
             }
         )
+
+
+def plain(value: Any) -> Any:
+    """`value` with every mapping a dict and every sequence a list, ready for JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value
 
 
 def _tokens(body: Mapping[str, Sequence[Any]]) -> Tokens:

@@ -1,0 +1,261 @@
+"""The one table: every agent on the same patients, with intervals and paired differences.
+
+Plays what has not been played, keeps it if asked to, and hands results to `rows`. Knows the order
+of the work; how agents play, what is measured and how it is shown are its neighbours' business.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from env_server.contract import Family, RoundsError, Split, Task
+from eval import record, roster, table
+from eval.question import Absent, Question, ask, choose_baseline, default_agents, enrol, settings
+from eval.record import Record
+from eval.result import Result, result
+from eval.roster import Options, Player
+from eval.rows import Played, Row, rows
+
+Tick = Callable[[str, str], None]  # (task, agent), once an episode
+
+
+def compare(
+    family: Family | str = "polypharmacy",
+    tasks: Sequence[str] | None = None,
+    agents: Sequence[str | Player] | None = None,
+    *,
+    episodes: int = 200,
+    split: Split = "test",
+    seed0: int = 0,
+    baseline: str | None = None,
+    canaries: bool = False,
+    options: Options | None = None,
+    run: Path | None = None,
+    resume: bool = False,
+    tick: Tick | None = None,
+) -> list[Row]:
+    """Play every agent on the same patients and return the rows of the table.
+
+    tasks: None takes the family's tasks that are not marked `seed` (all, where all are).
+    agents: specs as `roster.find` reads them, or players; None takes the task's defaults.
+    baseline: what differences are taken to; None takes `heuristic`, or the first heuristic there is.
+    run: a folder that keeps every episode; resume continues one. tick is called after each episode.
+    Raises a RoundsError on anything unknown, and TrainedOnTest before the first episode.
+    """
+    question = ask(family, tasks, split, seed0, episodes)
+    named = agents if agents is not None else default_agents(question, canaries)
+    players = enrol(question, named, options or Options())
+    against = choose_baseline(players, baseline)
+    with _opened(run, question, players, options or Options(), resume) as kept:
+        played = list(_play_all(question, players, kept, tick or _silent))
+    found = rows(question.family.name, split, played, against)
+    if run is not None:
+        record.write_json(run / "table.json", [row.to_json() for row in found])
+    return found
+
+
+# -- playing -----------------------------------------------------------------------------------
+
+
+def _play_all(
+    question: Question, players: Sequence[Player | Absent], kept: Record | None, tick: Tick
+) -> Iterable[Played]:
+    before = _played_before(kept, tick)
+    for task in question.tasks:
+        block = [_play(question, task, player, before, kept, tick) for player in players]
+        yield from _with_regret(question, task, block)
+
+
+def _play(
+    question: Question,
+    task: Task,
+    player: Player | Absent,
+    before: dict[tuple[str, str], dict[int, Result]],
+    kept: Record | None,
+    tick: Tick,
+) -> Played:
+    empty = Played(task.name, player.name, player.role)
+    if isinstance(player, Absent):
+        return replace(empty, note=player.why)
+    if not player.plays(task):
+        return replace(empty, note="does not play this task")
+    results = dict(before.get((task.name, player.name), {}))
+    left = [seed for seed in question.seeds if seed not in results]
+    for trajectory in player.play(question.family, task.name, question.split, left):
+        if kept is not None:
+            kept.add(trajectory)
+        results[trajectory.seed] = result(trajectory)
+        tick(task.name, player.name)
+    return replace(empty, results=tuple(results[seed] for seed in question.seeds))
+
+
+def _played_before(kept: Record | None, tick: Tick) -> dict[tuple[str, str], dict[int, Result]]:
+    """Results of an interrupted run by (task, agent) and seed. Lost episodes get another chance."""
+    found: dict[tuple[str, str], dict[int, Result]] = {}
+    for trajectory in kept.episodes() if kept is not None else ():
+        if trajectory.lost is None:
+            found.setdefault((trajectory.task, trajectory.agent), {})[trajectory.seed] = result(
+                trajectory
+            )
+            tick(trajectory.task, trajectory.agent)
+    return found
+
+
+def _with_regret(question: Question, task: Task, block: Sequence[Played]) -> list[Played]:
+    """Where outcomes tell no regret: the reference's score on the same patient less the agent's."""
+    untold = {r.seed for p in block for r in p.results if r.regret is None and r.lost is None}
+    card = roster.reference(question.family, task)
+    if not untold or card is None:
+        return list(block)
+    best = {
+        r.seed: r.score for p in block if p.agent == card.name for r in p.results if r.lost is None
+    }
+    missing = sorted(untold - best.keys())
+    reference = roster.CardPlayer(card, card.name)
+    for trajectory in reference.play(question.family, task.name, question.split, missing):
+        best[trajectory.seed] = trajectory.score
+    return [replace(p, results=tuple(_against(r, best) for r in p.results)) for p in block]
+
+
+def _against(own: Result, best: dict[int, float]) -> Result:
+    return own if own.regret is not None else replace(own, regret=best[own.seed] - own.score)
+
+
+def _opened(
+    run: Path | None,
+    question: Question,
+    players: Sequence[Player | Absent],
+    options: Options,
+    resume: bool,
+) -> Record | nullcontext[None]:
+    if run is None:
+        return nullcontext()
+    opened = Record(run, settings(question, players, options), resume)
+    record.write_json(
+        run / "seeds.json", {"evaluated_on": [p.to_json() for p in question.patients()]}
+    )
+    if opened.dropped:
+        print(opened.dropped, file=sys.stderr)
+    return opened
+
+
+def _silent(task: str, agent: str) -> None:
+    return None
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m eval.compare`: the table on stdout, progress and complaints on stderr."""
+    asked = _parser().parse_args(argv)
+    try:
+        found = _compare_with_progress(asked)
+    except (RoundsError, OSError) as wrong:
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        again = f"; continue with --run {asked.run} --resume" if asked.run else ""
+        print(f"interrupted{again}", file=sys.stderr)
+        return 130
+    _print(found, asked)
+    return 0
+
+
+def _compare_with_progress(asked: argparse.Namespace) -> list[Row]:
+    tasks = None if asked.tasks is None else _names(asked.tasks)
+    question = ask(asked.family, tasks, asked.split, asked.seed0, asked.episodes)
+    agents = default_agents(question, asked.canaries)
+    if asked.agents is not None:
+        agents = list(dict.fromkeys([*_names(asked.agents), *(agents if asked.canaries else ())]))
+    with _progress(len(question.tasks) * len(agents) * asked.episodes) as tick:
+        return compare(
+            question.family,
+            [task.name for task in question.tasks],
+            agents,
+            episodes=asked.episodes,
+            split=asked.split,
+            seed0=asked.seed0,
+            baseline=asked.baseline,
+            options=Options(asked.temperature, batch=asked.batch),
+            run=record.RUNS / asked.run if asked.run else None,
+            resume=asked.resume,
+            tick=tick,
+        )
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Tick]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        shown = bar.add_task("episodes", total=total)
+
+        def tick(task: str, agent: str) -> None:
+            bar.update(shown, advance=1, description=f"{task} · {agent}")
+
+        yield tick
+
+
+def _print(found: Sequence[Row], asked: argparse.Namespace) -> None:
+    if asked.json:
+        print(table.as_json(found))
+    elif asked.markdown:
+        print(table.markdown(found), end="")
+    elif asked.csv:
+        print(table.as_csv(found), end="")
+    else:
+        table.show(found, table.console_for_stdout())
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.compare",
+        description="Compare agents on the same patients: means, paired differences, 95 % intervals.",
+        epilog="An agent is a name the family ships, local:FOLDER or adapter:FOLDER;"
+        " label=AGENT gives it another name in the table.",
+    )
+    add = parser.add_argument
+    add("--family", default="polypharmacy", help="environment family (default: %(default)s)")
+    add("--tasks", help="tasks, with commas between (default: all that are not marked seed)")
+    add("--agents", help="agents, with commas between (default: those the family ships)")
+    add("--canaries", action="store_true", help="add every degenerate policy of the family")
+    add("--episodes", type=int, default=200, help="patients a task (default: %(default)s)")
+    add("--split", default="test", help="which patients (default: %(default)s)")
+    add("--seed0", type=int, default=0, help="seed of the first patient (default: %(default)s)")
+    add("--baseline", help="agent that differences are taken to (default: heuristic)")
+    add("--temperature", type=float, default=0.0, help="of models; 0 is greedy (the default)")
+    add(
+        "--batch",
+        type=int,
+        default=64,
+        help="episodes a model plays at once (default: %(default)s)",
+    )
+    add("--run", metavar="NAME", help="keep every episode in runs/NAME")
+    add("--resume", action="store_true", help="continue runs/NAME where it stopped")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print a list of rows")
+    form.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    form.add_argument("--csv", action="store_true", help="print one CSV table")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

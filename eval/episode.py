@@ -1,0 +1,69 @@
+"""Play one episode with one agent, and keep what happened.
+
+Knows the order of things (begin, look, act, score), and nothing of any family, agent or measure.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from env_server.contract import Action, AgentCard, Episode, Family, Refusal, RoundsError, Split
+from eval.trajectory import Trajectory, Turn, plain
+
+# an episode that outlives its task's limit by more has broken the contract
+SLACK = 2
+
+
+class NeverEnded(RoundsError, RuntimeError):
+    """An episode went on past its task's max_steps."""
+
+
+def play(family: Family, task: str, seed: int, split: Split, card: AgentCard) -> Trajectory:
+    """One episode of `task` played by the card's agent in process, from first look to score.
+
+    What the agent or the episode raises is raised: a broken agent must not read as a bad score.
+    """
+    begun = perf_counter()
+    episode = family.begin(task, seed, split)
+    turns = take_turns(episode, card)
+    return Trajectory(
+        family=family.name,
+        task=task,
+        split=split,
+        seed=seed,
+        version=family.version,
+        agent=card.name,
+        turns=turns,
+        final=episode.observe().to_json(),
+        score=episode.score(),
+        outcome=plain(episode.outcome()),
+        seconds=perf_counter() - begun,
+    )
+
+
+def take_turns(episode: Episode, card: AgentCard) -> tuple[Turn, ...]:
+    """Every decision the card's agent makes until the episode ends."""
+    agent = card.make(episode)
+    limit = episode.task.max_steps + SLACK
+    turns: list[Turn] = []
+    while not episode.done:
+        if len(turns) >= limit:
+            raise NeverEnded(
+                f"{card.name} on {episode.task.name}, seed {episode.seed}: {len(turns)} steps and not"
+                f" done; the task allows {episode.task.max_steps}"
+            )
+        turns.append(take_turn(episode, agent.act(episode.observe(), episode.legal_actions)))
+    return tuple(turns)
+
+
+def take_turn(episode: Episode, decision: Action | Refusal) -> Turn:
+    """Act once, and write down what was seen before and what came of it."""
+    seen = episode.observe().to_json()
+    step = episode.step(decision)
+    return Turn(
+        observation=seen,
+        action=None if isinstance(decision, Refusal) else decision.to_json(),
+        refusal=step.refusal.to_json() if step.refusal else None,
+        reward=step.reward,
+        parts=dict(step.parts),
+    )

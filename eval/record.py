@@ -1,0 +1,135 @@
+"""A run on disk: what was asked for, and every episode as soon as it is over.
+
+`runs/<name>/` holds settings.json, seeds.json, episodes.jsonl and at the end table.json. Killing
+the process loses at most the line being written. Knows files; nothing of agents or measures.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+from env_server.contract import JsonObject, RoundsError, canonical
+from eval.trajectory import Trajectory
+
+RUNS = Path("runs")
+EPISODES = "episodes.jsonl"
+
+
+class RunExists(RoundsError, FileExistsError):
+    """A run of that name is there and --resume was not given."""
+
+
+class RunDiffers(RoundsError, ValueError):
+    """A run of that name was begun with other settings."""
+
+
+class BadLine(RoundsError, ValueError):
+    """A line of an episodes.jsonl is not an episode."""
+
+
+class Record:
+    """An open run folder. Use as a context manager; `add` writes a line and flushes it."""
+
+    def __init__(self, folder: Path, settings: JsonObject, resume: bool = False) -> None:
+        """Begin the run, or continue it. Raises RunExists, RunDiffers, or OSError (no permission)."""
+        self.folder = folder
+        self.dropped: str | None = None  # what was thrown away to continue, in words
+        path = folder / "settings.json"
+        if path.exists():
+            if not resume:
+                raise RunExists(
+                    f"{folder} exists: add --resume to continue it, or choose another --run name"
+                )
+            _same(folder, json.loads(path.read_text("utf-8")), settings)
+            self.dropped = drop_torn_line(folder / EPISODES)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "versions.json", versions())
+            write_json(path, settings)
+        self._lines: IO[bytes] = (folder / EPISODES).open("ab")
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._lines.close()
+
+    def add(self, trajectory: Trajectory) -> None:
+        self._lines.write(canonical(trajectory.to_json()) + b"\n")
+        self._lines.flush()
+
+    def episodes(self) -> Iterator[Trajectory]:
+        """What was played before, one at a time."""
+        return read_episodes(self.folder / EPISODES)
+
+
+def read_episodes(path: Path) -> Iterator[Trajectory]:
+    """Every episode of the file, one at a time. Raises BadLine with its number, or OSError."""
+    for number, line in numbered_lines(path):
+        try:
+            yield Trajectory.from_json(json.loads(line))
+        except (ValueError, KeyError, TypeError) as wrong:
+            raise BadLine(f"{path}, line {number}: not an episode ({wrong})") from wrong
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line) of each line that is not empty."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, line
+
+
+def drop_torn_line(path: Path) -> str | None:
+    """Cut off a last line that was never finished; say so in words, or None where all is well."""
+    if not path.exists():
+        return None
+    with path.open("rb+") as file:
+        whole = _end_of_last_line(file)
+        torn = file.seek(0, 2) - whole
+        if not torn:
+            return None
+        file.truncate(whole)
+    return f"{path}: the last line was cut off after {torn} bytes; dropped, its episode is played again"
+
+
+def _end_of_last_line(file: IO[bytes], block: int = 1 << 16) -> int:
+    """Where the last newline ends; 0 where there is none."""
+    end = file.seek(0, 2)
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        at = file.read(end - start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0
+
+
+def write_json(path: Path, body: object) -> None:
+    path.write_text(json.dumps(body, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def versions() -> JsonObject:
+    """What computed the numbers, for whoever repeats them."""
+    return {
+        "python": platform.python_version(),
+        "numpy": version("numpy"),
+        "scipy": version("scipy"),
+        "platform": platform.platform(),
+    }
+
+
+def _same(folder: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    asked = json.loads(json.dumps(asked))
+    for key in sorted({*begun, *asked}):
+        if begun.get(key) != asked.get(key):
+            raise RunDiffers(
+                f"{folder} was begun with {key} = {begun.get(key)!r}, not {asked.get(key)!r};"
+                " use the same settings to continue it, or choose another --run name"
+            )

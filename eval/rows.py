@@ -1,0 +1,189 @@
+"""From results to the rows of the table: one row an agent and task, and sums over tasks.
+
+Knows which patients two agents share; nothing of how a row is shown or an episode is played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from statistics import fmean
+
+from env_server.contract import JsonObject
+from eval.metrics import Difference, estimate, holm, interquartile_mean, paired_difference
+from eval.metrics import share_of_optimum as optimum_reached
+from eval.result import Result
+
+ALL_TASKS = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One agent on one task. None means that it cannot be told; `note` says why.
+
+    n: patients. score: mean in [0.001, 0.999] with its 95 % interval; iqm: mean of the middle half.
+    episode_return: `return` in JSON. regret: the reference's score less this agent's, mean.
+    share_of_optimum: of what could be gained. refusal_share: of all steps. overcall_share: of clean
+    patients, how many were changed at all. steps, queries, interventions, tokens, seconds: a mean
+    episode. diff: score less the baseline's on the same patients; p as tested, p_holm corrected for
+    the block's rows; wins: probability of improvement; detectable: the smallest difference this n
+    would have found.
+    """
+
+    family: str
+    task: str
+    agent: str
+    role: str
+    split: str
+    n: int = 0
+    score: float | None = None
+    score_low: float | None = None
+    score_high: float | None = None
+    iqm: float | None = None
+    episode_return: float | None = None
+    regret: float | None = None
+    share_of_optimum: float | None = None
+    steps: float | None = None
+    queries: float | None = None
+    interventions: float | None = None
+    refusal_share: float | None = None
+    overcall_share: float | None = None
+    tokens: float | None = None
+    seconds: float | None = None
+    baseline: str | None = None
+    diff: float | None = None
+    diff_low: float | None = None
+    diff_high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    wins: float | None = None
+    detectable: float | None = None
+    lost: int = 0
+    note: str = ""
+
+    def to_json(self) -> JsonObject:
+        return {KEYS.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
+
+
+KEYS = {"episode_return": "return"}  # a word Python keeps for itself
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What one agent did on one task: results, or why there are none."""
+
+    task: str
+    agent: str
+    role: str
+    results: tuple[Result, ...] = ()
+    note: str = ""
+
+
+def rows(family: str, split: str, played: Sequence[Played], baseline: str | None) -> list[Row]:
+    """A block of rows a task in the order played, then sums where there are several tasks."""
+    tasks = list(dict.fromkeys(block.task for block in played))
+    table: list[Row] = []
+    for task in tasks:
+        table += _block(family, split, [p for p in played if p.task == task], baseline)
+    if len(tasks) > 1:
+        table += _block(family, split, _sums(played, len(tasks)), baseline)
+    return table
+
+
+def _sums(played: Sequence[Played], n_tasks: int) -> list[Played]:
+    """Each agent over all its tasks, with a note where it did not play them all."""
+    sums: list[Played] = []
+    for agent in dict.fromkeys(p.agent for p in played):
+        own = [p for p in played if p.agent == agent]
+        done = [p for p in own if p.results]
+        note = "" if len(done) == n_tasks else f"{len(done)} of {n_tasks} tasks"
+        results = tuple(r for p in done for r in p.results)
+        sums.append(Played(ALL_TASKS, agent, own[0].role, results, note))
+    return sums
+
+
+def _block(family: str, split: str, played: Sequence[Played], baseline: str | None) -> list[Row]:
+    theirs = next((p for p in played if p.agent == baseline), None)
+    block = [_compared(_row(family, split, p), p, theirs) for p in played]
+    tested = [i for i, row in enumerate(block) if row.p is not None]
+    corrected = holm([block[i].p or 0.0 for i in tested])
+    for i, p in zip(tested, corrected, strict=True):
+        block[i] = replace(block[i], p_holm=p)
+    return block
+
+
+def _row(family: str, split: str, played: Played) -> Row:
+    kept = [r for r in played.results if r.lost is None]
+    lost = len(played.results) - len(kept)
+    note = "; ".join(filter(None, [played.note, f"{lost} lost, left out" if lost else ""]))
+    row = Row(family, played.task, played.agent, played.role, split, lost=lost, note=note)
+    return _measured(row, kept) if kept else row
+
+
+def _measured(row: Row, kept: Sequence[Result]) -> Row:
+    scores = [r.score for r in kept]
+    found = estimate(scores, [(r.task, r.seed) for r in kept])
+    gains = [(r.attained, r.optimum) for r in kept if None not in (r.attained, r.optimum)]
+    steps = sum(r.steps for r in kept)
+    return replace(
+        row,
+        n=found.n,
+        score=found.mean,
+        score_low=found.low,
+        score_high=found.high,
+        iqm=interquartile_mean(scores),
+        episode_return=fmean(r.episode_return for r in kept),
+        regret=_mean(kept, lambda r: r.regret),
+        share_of_optimum=optimum_reached(
+            [a or 0.0 for a, _ in gains], [o or 0.0 for _, o in gains]
+        ),
+        steps=steps / len(kept),
+        queries=_mean(kept, lambda r: r.queries),
+        interventions=_mean(kept, lambda r: r.interventions),
+        refusal_share=sum(r.refusals for r in kept) / steps if steps else 0.0,
+        overcall_share=_overcalled(kept),
+        tokens=_mean(kept, lambda r: r.sampled_tokens),
+        seconds=fmean(r.seconds for r in kept),
+    )
+
+
+def _mean(kept: Iterable[Result], of: Callable[[Result], float | None]) -> float | None:
+    told = [value for value in map(of, kept) if value is not None]
+    return fmean(told) if told else None
+
+
+def _overcalled(kept: Iterable[Result]) -> float | None:
+    """Of the patients who needed nothing, the share that was changed at all."""
+    clean = [r.interventions > 0 for r in kept if r.clean and r.interventions is not None]
+    return fmean(clean) if clean else None
+
+
+def _compared(row: Row, ours: Played, theirs: Played | None) -> Row:
+    if theirs is None or theirs is ours:
+        return replace(row, baseline=theirs.agent if theirs else None)
+    row = replace(row, baseline=theirs.agent)
+    found = _difference(_scores(ours.results), _scores(theirs.results))
+    if found is None:
+        return row
+    return replace(
+        row,
+        diff=found.mean,
+        diff_low=found.low,
+        diff_high=found.high,
+        p=found.p,
+        wins=found.wins,
+        detectable=found.detectable,
+    )
+
+
+def _difference(ours: Mapping[object, float], theirs: Mapping[object, float]) -> Difference | None:
+    return paired_difference(ours, theirs) if ours.keys() & theirs.keys() else None
+
+
+def _scores(results: Iterable[Result]) -> dict[object, float]:
+    """Mean score of each patient that was not lost."""
+    by_patient: dict[object, list[float]] = {}
+    for r in results:
+        if r.lost is None:
+            by_patient.setdefault((r.task, r.seed), []).append(r.score)
+    return {patient: fmean(scores) for patient, scores in by_patient.items()}
