@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
-from env_server.contract import Family, JsonObject, Refusal, RoundsError
+from env_server.contract import Action, Family, JsonObject, Refusal, RoundsError
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 
@@ -71,18 +72,19 @@ def _conversation(family: Family, options: argparse.Namespace) -> str:
         while not episode.done:
             action = agent.act(episode.observe(), episode.legal_actions)
             dialogue.answer(_spoken(action))
-            after = episode.step(action).observation.to_json()
+            step = episode.step(action)
+            after = step.observation.to_json()
             dialogue.result(before, after)
-            if episode.done:
+            if step.done:
                 ending = f"\n\n[not shown] {update(family, before, after, options.style)}"
             before = after
     return "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in dialogue.messages) + ending
 
 
-def _spoken(action: object) -> str:
+def _spoken(action: Action | Refusal) -> str:
     from prompts.parse import spell
 
-    return action.why if isinstance(action, Refusal) else spell(action)  # type: ignore[arg-type]
+    return action.why if isinstance(action, Refusal) else spell(action)
 
 
 # -- golden files -----------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def golden() -> dict[str, str]:
         family, steps = registry.get(fixed["family"]), _moments(fixed)
         for style in STYLES:
             said = [briefing(family, fixed["task"], style), opening(family, steps[0], style)]
-            said += [update(family, a, b, style) for a, b in zip(steps, steps[1:], strict=False)]
+            said += [update(family, a, b, style) for a, b in pairwise(steps)]
             texts[f"{source.stem}.{style}.txt"] = "\n\n----\n\n".join(said) + "\n"
         texts[f"{family.name}.tools.txt"] = json.dumps(tools(family), indent=2) + "\n"
     return texts
