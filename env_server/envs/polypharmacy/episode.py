@@ -33,8 +33,8 @@ from env_server.envs.polypharmacy.actions import (
     query,
 )
 from env_server.envs.polypharmacy.observation import (
-    Intervention,
     InteractionQuery,
+    Intervention,
     Medication,
     ReviewObservation,
 )
@@ -122,8 +122,8 @@ class Case(Protocol):
 
     def grade(self, books: Books) -> Grade: ...
 
-    def info(self, regimen: Regimen) -> Mapping[str, Any]:
-        """What `Step.info` tells; nothing hidden in review tasks."""
+    def info(self, regimen: Regimen, grade: Grade | None) -> Mapping[str, Any]:
+        """What `Step.info` tells; nothing hidden in review tasks. `grade` is None until the end."""
         ...
 
 
@@ -183,6 +183,7 @@ class ReviewEpisode:
             remaining_query_budget=self.queries_left,
             remaining_intervention_budget=self.interventions_left,
             legal_action_types=self._legal_types(),
+            substitutable=tuple([s.drug_id for s in regimen.slots if case.substitutes(regimen, s)]),
             view=case.view(regimen),
             shaped_reward=reward,
             reward_parts=parts,
@@ -267,12 +268,19 @@ class ReviewEpisode:
         self._last = (reward, MappingProxyType(parts), refusal)
         self._seen = None
         return Step(
-            self.observe(), reward, self._last[1], self.done, refusal, self.case.info(self.regimen)
+            self.observe(),
+            reward,
+            self._last[1],
+            self.done,
+            refusal,
+            self.case.info(self.regimen, self._grade),
         )
 
     def _act(self, action: Action, parts: dict[str, float]) -> Refusal | None:
         if not isinstance(action, ReviewAction):
-            return Refusal("malformed", f"{type(action).__name__} is not a medication review action")
+            return Refusal(
+                "malformed", f"{type(action).__name__} is not a medication review action"
+            )
         if action.action_type == "query_ddi":
             return self._ask(action, parts)
         if action.action_type == "propose_intervention":
@@ -376,9 +384,7 @@ class ReviewEpisode:
         taken = tuple(s.drug_id for s in self.regimen.slots)
         return Refusal("illegal", f"{drug!r} is not on the list{nearest(drug, taken)}")
 
-    def _no_substitute(
-        self, target: str, wanted: str | None, options: tuple[str, ...]
-    ) -> Refusal:
+    def _no_substitute(self, target: str, wanted: str | None, options: tuple[str, ...]) -> Refusal:
         if not options:
             return Refusal("illegal", f"no listed substitute for {target} is safe here")
         why = f"{wanted!r} cannot replace {target} here; possible: {', '.join(options)}"

@@ -25,7 +25,9 @@ class Medication:
     frequency: str
     route: str
     is_high_risk_elderly: bool
-    beers_flags: tuple[str, ...]  # criteria that apply to this patient, e.g. avoid_in_condition:dementia
+    beers_flags: tuple[
+        str, ...
+    ]  # criteria that apply to this patient, e.g. avoid_in_condition:dementia
     drug_class: str
     group: str  # substitution group
     indication: str
@@ -117,6 +119,7 @@ class ReviewObservation:
     remaining_query_budget: int
     remaining_intervention_budget: int
     legal_action_types: tuple[str, ...]
+    substitutable: tuple[str, ...]  # drugs on the list that something listed may replace now
     view: Mapping[str, Any]
     shaped_reward: float
     reward_parts: Mapping[str, float]
@@ -143,6 +146,7 @@ class ReviewObservation:
             "remaining_query_budget": self.remaining_query_budget,
             "remaining_intervention_budget": self.remaining_intervention_budget,
             "legal_action_types": list(self.legal_action_types),
+            "substitutable": list(self.substitutable),
             "view": dict(self.view),
             "shaped_reward": self.shaped_reward,
             "reward_parts": dict(self.reward_parts),
