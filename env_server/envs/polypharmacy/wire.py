@@ -1,0 +1,136 @@
+"""The review's types as other programs see them: pydantic models for schemas, docs and typed clients.
+
+Describes what travels; decides nothing. `actions.from_json` stays the one strict reader of actions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from env_server.envs.polypharmacy.actions import ActionType, InterventionType
+
+TaskId = Literal[
+    "easy_screening",
+    "budgeted_screening",
+    "complex_tradeoff",
+    "review_easy",
+    "review_budgeted",
+    "review_complex",
+]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class MedicationEntry(_Record):
+    """One drug of the current regimen as a pharmacist sees it at a glance."""
+
+    drug_id: str
+    generic_name: str
+    atc_class: str
+    dose_mg: float = Field(description="daily dose")
+    frequency: str = Field(description="qd, bid ...")
+    route: str = Field(description="po ...")
+    is_high_risk_elderly: bool
+    beers_flags: list[str] = Field(description="criteria that apply to this patient")
+    drug_class: str
+    group: str = Field(description="substitution group")
+    indication: str
+    dose_step: int = Field(description="0 is the usual dose; each reduction adds one")
+    can_reduce: bool
+    effects: list[str] = Field(description="bleeding, cns_depressant, qt_known ...")
+    is_critical: bool
+    needs_taper: bool
+    monitored: bool
+
+
+class InteractionQueryRecord(_Record):
+    """A pair that was asked about and what the reference work said."""
+
+    drug_id_1: str
+    drug_id_2: str
+    severity: str | None
+    recommendation: str | None
+    risk_score: float | None
+    mechanism: str
+    step_index: int
+
+
+class InterventionRecord(_Record):
+    """A change that was made; `proposed_new_drug_id` is the drug actually started."""
+
+    target_drug_id: str
+    action_type: InterventionType
+    proposed_new_drug_id: str | None
+    rationale: str
+    step_index: int
+
+
+class RefusalRecord(_Record):
+    """Why the last answer was not acted on."""
+
+    kind: Literal["malformed", "truncated", "illegal", "budget", "empty"]
+    why: str
+
+
+class PolypharmacyAction(_Record):
+    """One decision; fields of other forms stay null."""
+
+    action_type: ActionType
+    drug_id_1: str | None = Field(None, description="for query_ddi")
+    drug_id_2: str | None = Field(None, description="for query_ddi")
+    target_drug_id: str | None = Field(None, description="for propose_intervention")
+    intervention_type: (
+        Literal["stop", "dose_reduce", "substitute", "add_monitoring", "none"] | None
+    ) = Field(None, description="for propose_intervention")
+    proposed_new_drug_id: str | None = Field(
+        None, description="for substitute; null takes the best listed drug"
+    )
+    rationale: str | None = None
+
+
+class PolypharmacyObservation(_Record):
+    """Everything the agent may see of one moment of a review."""
+
+    episode_id: str
+    task_id: TaskId
+    age: int
+    sex: str
+    conditions: list[str]
+    eGFR_category: str  # noqa: N815 - the published field name
+    liver_function_category: str
+    current_medications: list[MedicationEntry]
+    interaction_queries: list[InteractionQueryRecord]
+    interventions: list[InterventionRecord]
+    step_index: int
+    max_steps: int
+    remaining_query_budget: int
+    remaining_intervention_budget: int
+    legal_action_types: list[str]
+    view: dict[str, Any] = Field(description="what this task shows beyond the common fields")
+    shaped_reward: float = Field(description="reward of the last step")
+    reward_parts: dict[str, float] = Field(description="its components; they sum to it")
+    refusal: RefusalRecord | None
+    done: bool
+    score: float | None = Field(description="the grader's, once done")
+    outcome: dict[str, Any] | None = Field(description="what was hidden, once done")
+
+
+class PolypharmacyState(_Record):
+    """Counters of a review; nothing hidden."""
+
+    episode_id: str
+    task_id: str
+    step_count: int
+    max_steps: int
+    num_query_actions: int
+    num_interventions: int
+
+
+# the names by which the server and the OpenEnv adapter find a family's models
+Action = PolypharmacyAction
+Observation = PolypharmacyObservation
+State = PolypharmacyState

@@ -1,0 +1,130 @@
+"""Who is playing: a table of sessions with a capacity, and what happens to those left idle.
+
+Knows episodes only as something to hold. Time is passed in, so that a test need not wait.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final, Literal
+
+from env_server.contract import Episode, RoundsError
+
+Kind = Literal["http", "ws"]
+GRACE_S: Final = 30.0  # a session just opened is not yet forgotten
+
+
+class Full(RoundsError):
+    """Every seat is taken."""
+
+
+class NoSession(RoundsError, KeyError):
+    """No session of that id, or none at all."""
+
+    __str__ = Exception.__str__
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One seat: a socket, or a series of HTTP requests that share an id."""
+
+    id: str
+    family: str
+    kind: Kind
+    used_s: float  # when it was last used, on the table's clock
+    named: bool = False  # a client has addressed it by its id
+    episode: Episode | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.episode is None or self.episode.done
+
+
+class SessionTable:
+    """All sessions of one server, least recently used first."""
+
+    def __init__(
+        self,
+        capacity: int = 256,
+        idle_s: float = 1800.0,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`capacity` counts sockets and HTTP sessions together; `idle_s` closes what nobody uses."""
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, not {capacity}")
+        self.capacity = capacity
+        self.idle_s = idle_s
+        self._clock = clock
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._default: dict[str, str] = {}  # family -> the session of requests that name none
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def open(self, family: str, kind: Kind) -> Session:
+        """Take a seat. Raises Full, with a reason a person can act on."""
+        self.sweep()
+        if len(self._sessions) >= self.capacity and not self._make_room():
+            raise Full(
+                f"all {self.capacity} sessions of this server are taken; close one, "
+                f"wait for an idle one to end, or start the server with a larger --capacity"
+            )
+        session = Session(secrets.token_hex(8), family, kind, self._clock())
+        self._sessions[session.id] = session
+        if kind == "http":
+            self._default[family] = session.id
+        return session
+
+    def close(self, session: Session) -> None:
+        """Give the seat back; closing twice is harmless."""
+        self._sessions.pop(session.id, None)
+        if self._default.get(session.family) == session.id:
+            del self._default[session.family]
+
+    def find(self, family: str, id: str | None) -> Session:
+        """The HTTP session `id`, or the family's latest for None. Raises NoSession."""
+        self.sweep()
+        wanted = id or self._default.get(family)
+        if wanted is None:
+            raise NoSession("no episode yet; POST /reset begins one")
+        session = self._sessions.get(wanted)
+        if session is None or session.kind != "http" or session.family != family:
+            raise NoSession(
+                f"no {family} session {wanted[:60]!r}: never opened, or closed after "
+                f"{self.idle_s:.0f} s without use; POST /reset without an id opens one"
+            )
+        session.named = session.named or id is not None
+        self.touch(session)
+        return session
+
+    def touch(self, session: Session) -> None:
+        session.used_s = self._clock()
+        if session.id in self._sessions:
+            self._sessions.move_to_end(session.id)
+
+    def sweep(self) -> None:
+        """Close HTTP sessions that nobody has used for `idle_s`; sockets watch their own clock."""
+        limit = self._clock() - self.idle_s
+        stale = []
+        for session in self._sessions.values():
+            if session.used_s > limit:
+                break  # the rest was used later
+            if session.kind == "http":
+                stale.append(session)
+        for session in stale:
+            self.close(session)
+
+    def _make_room(self) -> bool:
+        """Drop one HTTP session that nobody can miss: finished, or left behind by a nameless reset."""
+        recent = self._clock() - GRACE_S
+        for session in self._sessions.values():
+            default = self._default.get(session.family) == session.id
+            forgotten = not session.named and not default and session.used_s < recent
+            if session.kind == "http" and (session.over or forgotten):
+                self.close(session)
+                return True
+        return False
