@@ -194,12 +194,25 @@ def test_no_file_names_one_machine_or_a_package_index_of_its_own() -> None:
 
 def test_the_lock_names_the_default_index_and_no_other() -> None:
     lock = tomllib.loads(text_of(ROOT / "uv.lock"))
-    sources_named = {str(p["source"]) for p in lock["package"]}
-    assert {s for s in sources_named if "registry" in s} == {
-        "{'registry': 'https://pypi.org/simple'}"
-    }
+    named = {p["source"].get("registry") for p in lock["package"]} - {None}  # None: this project
+    assert named == {"https://pypi.org/simple"}
     hosts = set(re.findall(r"https://([^/\"]+)", text_of(ROOT / "uv.lock")))
     assert hosts == {"pypi.org", "files.pythonhosted.org"}
+
+
+def test_the_lock_is_of_this_project_and_holds_the_versions_that_are_pinned() -> None:
+    locked: dict[str, set[str]] = {}
+    lock = tomllib.loads(text_of(ROOT / "uv.lock"))
+    for entry in lock["package"]:
+        locked.setdefault(entry["name"], set()).add(entry["version"])
+    project = PYPROJECT["project"]
+    extras = [r for group in project["optional-dependencies"].values() for r in group]
+    ours = next(entry for entry in lock["package"] if entry["name"] == project["name"])
+    assert {package(r) for r in project["dependencies"] + extras} == {
+        r["name"] for r in ours["metadata"]["requires-dist"]
+    }, "run scripts/pin"
+    pinned = {**pins("env"), **pins("cpu"), **pins("dev")}
+    assert {n: v for n, v in pinned.items() if n in locked and v not in locked[n]} == {}
 
 
 # --- pins
