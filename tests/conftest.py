@@ -28,9 +28,9 @@ settings.load_profile("rounds")
 
 def has_gpu() -> bool:
     smi = shutil.which("nvidia-smi")
-    return (
-        bool(smi) and subprocess.run([smi, "-L"], capture_output=True, check=False).returncode == 0
-    )
+    if smi is None:
+        return False
+    return subprocess.run([smi, "-L"], capture_output=True, check=False).returncode == 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
