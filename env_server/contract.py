@@ -126,10 +126,12 @@ class Step:
 class Episode(Protocol):
     """One patient (or portfolio, or ward), played once. Same (task, seed, split, actions), same bytes."""
 
-    task: Task
     seed: int
     split: Split
     episode_id: str
+
+    @property
+    def task(self) -> Task: ...
 
     @property
     def done(self) -> bool: ...
@@ -225,9 +227,7 @@ class Family(Protocol):
     tasks: Mapping[str, Task]
     agents: Mapping[str, AgentCard]
 
-    def begin(
-        self, task: str | None = None, seed: int = 0, split: Split = "train"
-    ) -> Episode: ...
+    def begin(self, task: str | None = None, seed: int = 0, split: Split = "train") -> Episode: ...
 
     def action_from_json(self, payload: object) -> Action | Refusal:
         """Read one action strictly; anything else is a Refusal that names the value and the remedy."""

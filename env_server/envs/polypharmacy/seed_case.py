@@ -33,8 +33,8 @@ from env_server.envs.polypharmacy.seed_risk import (
     RULES,
     Known,
     drug_risk,
+    flag,
     known,
-    label,
     normalised,
     violations,
 )
@@ -146,7 +146,9 @@ class SeedCase:
             frequency=drug.frequency,
             route=drug.route,
             is_high_risk_elderly=drug.is_high_risk_elderly,
-            beers_flags=tuple(label(c) for c in violations(self.known.tables, self.patient, slot)),
+            beers_flags=tuple(
+                dict.fromkeys(flag(c) for c in violations(self.known.tables, self.patient, slot))
+            ),
             drug_class=drug.drug_class,
             group=drug.substitution_group,
             indication=slot.indication,

@@ -145,12 +145,13 @@ def applies(criterion: Criterion, patient: Patient) -> bool:
     return criterion.crcl_below is None or patient.crcl_ml_min < criterion.crcl_below
 
 
-def label(criterion: Criterion) -> str:
-    """The criterion as a flag on the list: `avoid`, `avoid_in_condition:dementia`, `dose_adjust:crcl<30`."""
-    gates = [criterion.condition] if criterion.condition else []
-    if criterion.crcl_below is not None:
-        gates.append(f"crcl<{criterion.crcl_below:g}")
-    return ":".join((criterion.criterion_type, *gates))
+def flag(criterion: Criterion) -> str:
+    """How the criterion reads on the list: `avoid`, `avoid_in:dementia`, `dose_adjust:renal`."""
+    kind = (
+        "avoid_in" if criterion.criterion_type == "avoid_in_condition" else criterion.criterion_type
+    )
+    gate = criterion.condition or ("renal" if criterion.crcl_below is not None else "")
+    return f"{kind}:{gate}" if gate else kind
 
 
 def violations(tables: Tables, patient: Patient, slot: Slot) -> tuple[Criterion, ...]:
