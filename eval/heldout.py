@@ -28,7 +28,7 @@ class UnreadableSeeds(RoundsError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Patients:
-    """The patients of one task and split with seeds from `seed_from` to `seed_to`, both included."""
+    """The patients of one task and split with seeds in [seed_from, seed_to)."""
 
     family: str
     task: str
@@ -40,7 +40,7 @@ class Patients:
         """The seeds in both; empty where family, task or split differ."""
         if (self.family, self.task, self.split) != (other.family, other.task, other.split):
             return range(0)
-        return range(max(self.seed_from, other.seed_from), min(self.seed_to, other.seed_to) + 1)
+        return range(max(self.seed_from, other.seed_from), min(self.seed_to, other.seed_to))
 
     def to_json(self) -> JsonObject:
         return asdict(self)
@@ -54,9 +54,9 @@ def refuse_overlap(agent: str, learned: Iterable[Patients], asked: Iterable[Pati
             if shared := seen.overlap(patients):
                 raise TrainedOnTest(
                     f"{agent} was trained on {seen.family} {seen.task}, split {seen.split}, seeds"
-                    f" {seen.seed_from} to {seen.seed_to}; {len(shared)} of the patients asked for"
+                    f" {seen.seed_from} to {seen.seed_to - 1}; {len(shared)} of the patients asked for"
                     f" (seeds {shared[0]} to {shared[-1]}) are among them. Choose another --split,"
-                    f" or --seed0 {seen.seed_to + 1}"
+                    f" or --seed0 {seen.seed_to}"
                 )
 
 

@@ -39,10 +39,8 @@ class Question:
         return range(self.seed0, self.seed0 + self.episodes)
 
     def patients(self) -> list[Patients]:
-        last = self.seed0 + self.episodes - 1
-        return [
-            Patients(self.family.name, t.name, self.split, self.seed0, last) for t in self.tasks
-        ]
+        seeds = self.seed0, self.seed0 + self.episodes
+        return [Patients(self.family.name, task.name, self.split, *seeds) for task in self.tasks]
 
 
 @dataclass(frozen=True, slots=True)

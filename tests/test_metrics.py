@@ -98,7 +98,7 @@ def test_many_pairs_get_the_p_of_the_paired_t_test_nearly():
 
 
 def test_no_difference_at_all_has_a_p_of_one():
-    same = {seed: 0.5 for seed in range(10)}
+    same = dict.fromkeys(range(10), 0.5)
     found = paired_difference(same, dict(same))
     assert (found.mean, found.low, found.high, found.p, found.wins) == (0.0, 0.0, 0.0, 1.0, 0.5)
 
