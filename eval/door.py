@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 from env_server import registry
+from env_server.client import Connection, EpisodeLost, RemoteError, connect
 from env_server.contract import Action, Episode, Family, Refusal, Split, Step
+from env_server.remote import RemoteEpisode
 
 Move: TypeAlias = "tuple[Episode, Action | Refusal]"
 
@@ -36,6 +38,7 @@ class Door(Protocol):
     """Opens episodes of one family and plays many of them a step further at once."""
 
     family: Family
+    seats: int  # episodes that may live at once
 
     def begin(self, task: str, seed: int, split: Split) -> Episode:
         """One episode, or the exception that says why not."""
@@ -51,6 +54,8 @@ class Door(Protocol):
 class LocalDoor:
     """The environment in this process: nothing can be lost, and an exception is a defect."""
 
+    seats = 1024  # as many conversations as one batch of a model may reasonably hold
+
     def __init__(self, family: Family | str) -> None:
         self.family = registry.get(family) if isinstance(family, str) else family
 
@@ -65,3 +70,56 @@ class LocalDoor:
 
     def close(self) -> None:
         return None
+
+
+class RemoteDoor:
+    """The environment on a server. A lost episode is played again up to where it was, once.
+
+    The environment is deterministic, so a broken socket or a restarted server costs time alone;
+    what cannot be recovered is `Lost`. Mistakes of the caller (a task that does not exist) raise.
+    """
+
+    def __init__(self, url: str, family: Family | str, seats: int = 64) -> None:
+        self.family = registry.get(family) if isinstance(family, str) else family
+        self.seats = seats
+        self._connection: Connection = connect(url, self.family.name, pool=seats)
+
+    def begin(self, task: str, seed: int, split: Split) -> Episode:
+        return cast(Episode, self._connection.begin(task, seed, split))
+
+    def begin_many(self, requests: Sequence[Request]) -> list[Episode | Lost]:
+        try:
+            begun = self._connection.begin_many([(r.task, r.seed, r.split) for r in requests])
+        except RemoteError:  # all or none: find out which ones cannot
+            return [self._begin_or_lose(request) for request in requests]
+        return [cast(Episode, episode) for episode in begun]
+
+    def step_many(self, moves: Sequence[Move]) -> list[Step | Lost]:
+        pairs = [(cast(RemoteEpisode, episode), decision) for episode, decision in moves]
+        answers = self._connection.step_many(pairs)
+        return [
+            self._recovered(*pair, answer) if isinstance(answer, EpisodeLost) else answer
+            for pair, answer in zip(pairs, answers, strict=True)
+        ]
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _begin_or_lose(self, request: Request) -> Episode | Lost:
+        try:
+            return self.begin(request.task, request.seed, request.split)
+        except RemoteError as error:
+            return Lost(str(error))
+
+    def _recovered(
+        self, episode: RemoteEpisode, decision: Action | Refusal, loss: EpisodeLost
+    ) -> Step | Lost:
+        """The step, taken on a replay of the episode; or both reasons why not.
+
+        The boundary where whatever breaks on the way to a server becomes a named outcome.
+        """
+        try:
+            episode.replay()
+            return episode.step(decision)
+        except Exception as error:
+            return Lost(f"{loss}; replay: {type(error).__name__}: {error}")
