@@ -1,0 +1,364 @@
+"""The table: same patients for all, honest rows for whoever cannot play, runs that resume."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes import NumberLine, Script
+
+from env_server import registry
+from env_server.contract import (
+    AgentCard,
+    BadSplit,
+    Episode,
+    Refusal,
+    RoundsError,
+    UnknownAgent,
+    UnknownTask,
+)
+from eval import compare as command
+from eval import table
+from eval.compare import compare
+from eval.episode import NeverEnded, play, take_turn
+from eval.heldout import Patients, TrainedOnTest, UnreadableSeeds, refuse_overlap, trained_on
+from eval.record import BadLine, RunDiffers, RunExists, read_episodes
+from eval.result import result
+from eval.roster import CardPlayer, SameName, find
+from eval.rows import Row
+from eval.trajectory import Trajectory
+
+LINE = NumberLine()
+PROMISED = {
+    "family", "task", "agent", "split", "n", "score", "score_low", "score_high", "return",
+    "regret", "steps", "refusal_share", "seconds", "diff", "diff_low", "diff_high", "p",
+    "queries", "interventions", "overcall_share", "share_of_optimum", "note",
+}  # fmt: skip
+
+
+def by_agent(rows: list[Row], task: str = "near") -> dict[str, Row]:
+    return {row.agent: row for row in rows if row.task == task}
+
+
+def without_time(rows: list[Row]) -> list[Row]:
+    return [replace(row, seconds=None) for row in rows]
+
+
+# -- an episode -----------------------------------------------------------------------------------
+
+
+def test_a_trajectory_is_read_back_as_it_was_written():
+    played = play(LINE, "near", 3, "test", LINE.agents["heuristic"])
+    assert Trajectory.from_json(json.loads(json.dumps(played.to_json()))) == played
+
+
+def test_an_episode_keeps_refused_answers_and_what_was_seen_before_them():
+    episode = LINE.begin("near", 3, "test")
+    turn = take_turn(episode, Refusal("malformed", "no action in 'hello'"))
+    assert turn.action is None
+    assert turn.refusal == {"kind": "malformed", "why": "no action in 'hello'"}
+    assert turn.observation["steps_left"] == 12
+    assert turn.parts == {"invalid": -0.1}
+
+
+def test_an_episode_that_never_ends_is_an_error_not_a_score():
+    def silent(episode: Episode) -> Script:
+        episode.steps = -100  # type: ignore[misc]  # an environment that miscounts
+        return Script([Refusal("empty", "")] * 100)
+
+    card = AgentCard("silent", "canary", silent, "says nothing")
+    with pytest.raises(NeverEnded, match="the task allows 12"):
+        play(LINE, "near", 0, "test", card)
+
+
+# -- the rows -------------------------------------------------------------------------------------
+
+
+def test_the_default_table_holds_random_a_canary_heuristics_and_the_reference_in_that_order():
+    rows = compare(LINE, ["near"], episodes=30)
+    assert [r.agent for r in rows] == [
+        "random", "finish_at_once", "heuristic", "near_only", "reference",
+    ]  # fmt: skip
+    assert [r.role for r in rows][-1] == "reference"
+
+
+def test_every_row_has_the_promised_keys():
+    rows = json.loads(table.as_json(compare(LINE, ["near"], episodes=20)))
+    assert all(row.keys() >= PROMISED for row in rows)
+
+
+def test_the_reference_reaches_the_optimum_and_has_no_regret():
+    best = by_agent(compare(LINE, ["near"], episodes=30))["reference"]
+    assert (best.score, best.regret, best.share_of_optimum) == pytest.approx((0.999, 0.0, 1.0))
+
+
+def test_a_row_is_what_one_gets_by_playing_the_episodes_oneself():
+    row = by_agent(compare(LINE, ["near"], ["random"], episodes=25, seed0=7))["random"]
+    card = LINE.agents["random"]
+    own = [result(play(LINE, "near", seed, "test", card)) for seed in range(7, 32)]
+    assert row.n == 25
+    assert row.score == pytest.approx(sum(r.score for r in own) / 25)
+    assert row.episode_return == pytest.approx(sum(r.episode_return for r in own) / 25)
+    assert row.queries == pytest.approx(sum(r.queries or 0 for r in own) / 25)
+
+
+def test_all_agents_play_the_same_patients(tmp_path: Path):
+    compare(LINE, ["near", "far"], episodes=5, seed0=40, run=tmp_path / "r")
+    seen: dict[tuple[str, str], list[int]] = {}
+    for t in read_episodes(tmp_path / "r" / "episodes.jsonl"):
+        seen.setdefault((t.task, t.agent), []).append(t.seed)
+    assert set(map(tuple, seen.values())) == {tuple(range(40, 45))}
+    assert len(seen) == 9  # five agents, of whom one plays near alone
+
+
+def test_differences_are_to_the_heuristic_unless_another_baseline_is_named():
+    rows = by_agent(compare(LINE, ["near"], episodes=40))
+    own, reference = rows["heuristic"], rows["reference"]
+    assert own.diff is None and own.baseline == "heuristic"
+    assert reference.diff == pytest.approx((reference.score or 0) - (own.score or 0))
+    assert reference.diff_low is not None and reference.diff_low > 0
+    assert reference.p is not None and reference.p_holm is not None
+    assert reference.p <= reference.p_holm < 0.05
+    named = by_agent(compare(LINE, ["near"], episodes=40, baseline="random"))
+    assert named["random"].diff is None and named["heuristic"].baseline == "random"
+
+
+def test_over_calling_is_counted_on_clean_patients_alone():
+    changed = {"action_type": "propose_intervention"}
+    step = {"observation": {}, "refusal": None, "reward": 0.0, "parts": {}}
+    body = play(LINE, "near", 0, "test", LINE.agents["heuristic"]).to_json()
+    meddled = Trajectory.from_json(
+        {**body, "turns": [{**step, "action": changed}], "outcome": {"clean": True}}
+    )
+    assert (result(meddled).clean, result(meddled).interventions) == (True, 1)
+    refused = Trajectory.from_json(
+        {
+            **body,
+            "turns": [{**step, "action": changed, "refusal": {"kind": "budget", "why": "spent"}}],
+            "outcome": {"clean": True},
+        }
+    )
+    assert result(refused).interventions == 0
+
+
+def test_without_a_told_optimum_regret_is_taken_to_the_reference_even_if_it_is_not_in_the_table():
+    told = by_agent(compare(LINE, ["near"], ["heuristic"], episodes=30))["heuristic"]
+    untold = by_agent(compare(NumberLine(tells=False), ["near"], ["heuristic"], episodes=30))
+    assert untold["heuristic"].regret == pytest.approx(told.regret)
+    assert untold["heuristic"].share_of_optimum is None
+
+
+def test_several_tasks_get_a_block_each_and_sums():
+    rows = compare(LINE, ["near", "far"], episodes=20)
+    assert list(dict.fromkeys(r.task for r in rows)) == ["near", "far", "all"]
+    near, far, both = (by_agent(rows, task)["random"] for task in ("near", "far", "all"))
+    assert both.n == 40
+    assert both.score == pytest.approx(((near.score or 0) + (far.score or 0)) / 2)
+
+
+def test_an_agent_that_does_not_play_a_task_keeps_a_row_that_says_so():
+    rows = compare(LINE, ["near", "far"], episodes=5)
+    far = by_agent(rows, "far")["near_only"]
+    assert (far.n, far.score, far.note) == (0, None, "does not play this task")
+    assert by_agent(rows, "all")["near_only"].note == "1 of 2 tasks"
+
+
+def test_lost_episodes_are_left_out_of_means_and_of_pairs_and_counted():
+    rows = by_agent(compare(LINE, ["near"], ["heuristic", _Loses(3)], episodes=20))
+    assert rows["shaky"].n == 17
+    assert rows["shaky"].note == "3 lost, left out"
+    assert rows["shaky"].score == pytest.approx(0.999)
+
+
+class _Loses(CardPlayer):
+    """The reference behind a server that loses the first episodes."""
+
+    def __init__(self, how_many: int) -> None:
+        super().__init__(LINE.agents["reference"], "shaky")
+        object.__setattr__(self, "lost", range(how_many))
+
+    def play(self, family, task, split, seeds):  # type: ignore[no-untyped-def]
+        for trajectory in super().play(family, task, split, seeds):
+            gone = trajectory.seed in self.lost  # type: ignore[attr-defined]
+            yield replace(trajectory, score=0.0, lost="server gone") if gone else trajectory
+
+
+# -- who plays ------------------------------------------------------------------------------------
+
+
+def test_a_missing_model_is_a_row_that_says_how_to_make_it():
+    row = by_agent(compare(LINE, ["near"], ["heuristic", "sft=local:runs/none"], episodes=3))["sft"]
+    assert (row.n, row.score) == (0, None)
+    assert "there is no folder runs/none" in row.note
+    assert "python -m training.sft" in row.note
+
+
+def test_a_missing_adapter_and_a_missing_base_are_rows_too(tmp_path: Path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "no/such"}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"x")
+    rows = compare(LINE, ["near"], ["adapter:nowhere", f"a=adapter:{tmp_path}"], episodes=2)
+    assert "training.grpo" in rows[0].note
+    assert "hf download no/such" in rows[1].note
+
+
+def test_a_folder_without_weights_says_so(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    (row,) = compare(LINE, ["near"], [f"m=local:{tmp_path}"], episodes=2)
+    assert "but no weights" in row.note
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("heuristik", "did you mean 'heuristic'?"),
+        ("loca:x", "did you mean 'local'?"),
+        ("local", "needs an argument: local:FOLDER"),
+    ],
+)
+def test_an_unknown_agent_is_refused_with_the_nearest_name(spec: str, says: str):
+    with pytest.raises(UnknownAgent, match=says.replace("?", r"\?")):
+        find(spec, LINE)
+
+
+def test_two_agents_of_one_name_and_a_baseline_that_does_not_play_are_refused():
+    with pytest.raises(SameName):
+        compare(LINE, ["near"], ["random", "random"], episodes=2)
+    with pytest.raises(UnknownAgent, match="no baseline 'heuristic'"):
+        compare(LINE, ["near"], ["random"], episodes=2, baseline="heuristic")
+
+
+def test_wrong_tasks_splits_and_numbers_are_refused_before_anything_is_played():
+    with pytest.raises(UnknownTask, match="did you mean 'near'"):
+        compare(LINE, ["neer"])
+    with pytest.raises(BadSplit, match="did you mean 'test'"):
+        compare(LINE, ["near"], split="tset")  # type: ignore[arg-type]
+    with pytest.raises(RoundsError, match="at least one episode"):
+        compare(LINE, ["near"], episodes=0)
+
+
+# -- held out -------------------------------------------------------------------------------------
+
+
+def test_a_model_is_not_measured_on_a_patient_it_was_trained_on(tmp_path: Path):
+    learned = {
+        "family": "number_line", "task": "near", "split": "test", "seed_from": 0, "seed_to": 9,
+    }  # fmt: skip
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "run" / "seeds.json").write_text(json.dumps({"trained_on": [learned]}))
+    with pytest.raises(TrainedOnTest, match=r"seeds 0 to 8.*--seed0 9"):
+        compare(LINE, ["near"], [f"local:{model}"], episodes=5, seed0=8)
+    with pytest.raises(TrainedOnTest):
+        compare(LINE, ["near"], [f"local:{tmp_path / 'run'}"], episodes=5)
+
+
+def test_patients_of_another_split_task_or_range_do_not_overlap():
+    learned = Patients("f", "t", "train", 0, 10)
+    for other in (
+        replace(learned, split="test"),
+        replace(learned, task="u"),
+        replace(learned, seed_from=10, seed_to=20),
+    ):
+        refuse_overlap("sft", [learned], [other])
+    with pytest.raises(TrainedOnTest):
+        refuse_overlap("sft", [learned], [replace(learned, seed_from=9, seed_to=20)])
+
+
+def test_a_seeds_file_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path):
+    (tmp_path / "rounds.json").write_text('{"trained_on": [{"family": "f"}]}')
+    with pytest.raises(UnreadableSeeds, match=r"rounds\.json"):
+        trained_on(tmp_path)
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_resumes_to_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "r"
+    whole = compare(LINE, ["near"], episodes=12, run=run)
+    lines = (run / "episodes.jsonl").read_bytes()
+    (run / "episodes.jsonl").write_bytes(lines[: len(lines) // 2])
+    again = compare(LINE, ["near"], episodes=12, run=run, resume=True)
+    assert without_time(again) == without_time(whole)
+    assert "the last line was cut off" in capsys.readouterr().err
+    assert len(list(read_episodes(run / "episodes.jsonl"))) == 60
+
+
+def test_a_run_is_neither_overwritten_nor_mixed_with_other_settings(tmp_path: Path):
+    compare(LINE, ["near"], episodes=3, run=tmp_path / "r")
+    with pytest.raises(RunExists, match="--resume"):
+        compare(LINE, ["near"], episodes=3, run=tmp_path / "r")
+    with pytest.raises(RunDiffers, match="episodes = 3, not 4"):
+        compare(LINE, ["near"], episodes=4, run=tmp_path / "r", resume=True)
+    with pytest.raises(RunDiffers, match="version = '1', not '2'"):
+        compare(NumberLine(version="2"), ["near"], episodes=3, run=tmp_path / "r", resume=True)
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path):
+    run = tmp_path / "r"
+    compare(LINE, ["near"], episodes=2, run=run)
+    lines = (run / "episodes.jsonl").read_text().splitlines()
+    lines[3] = lines[3][:40]
+    (run / "episodes.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(BadLine, match="line 4"):
+        compare(LINE, ["near"], episodes=2, run=run, resume=True)
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _number_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(registry, "get", lambda name: LINE)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_number_line")
+def test_the_command_prints_the_table_in_every_form(capsys: pytest.CaptureFixture[str]):
+    asked = ["--family", "number_line", "--tasks", "near", "--episodes", "6"]
+    assert command.main([*asked, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert command.main([*asked, "--csv"]) == 0
+    cells = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [c["agent"] for c in cells] == [r["agent"] for r in rows]
+    assert float(cells[0]["score"]) == rows[0]["score"]
+    assert command.main([*asked, "--markdown"]) == 0
+    assert "| random |" in capsys.readouterr().out
+    assert command.main(asked) == 0
+    shown = capsys.readouterr().out
+    assert "number_line · near · test · 6 patients" in shown
+    assert "reference" in shown and "95 %" in shown
+
+
+@pytest.mark.usefixtures("_number_line")
+def test_the_command_keeps_a_run_and_says_plainly_what_is_wrong(capsys: pytest.CaptureFixture[str]):
+    asked = ["--tasks", "near", "--episodes", "3", "--run", "first", "--json"]
+    assert command.main(asked) == 0
+    assert Path("runs/first/table.json").is_file()
+    assert json.loads(Path("runs/first/seeds.json").read_text())["evaluated_on"][0]["seed_to"] == 3
+    capsys.readouterr()
+    assert command.main(asked) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "error: runs/first exists" in err
+
+
+@pytest.mark.usefixtures("_number_line")
+def test_a_folder_that_cannot_be_made_is_an_error_message(capsys: pytest.CaptureFixture[str]):
+    Path("runs").write_text("a file where a folder should be")
+    assert command.main(["--tasks", "near", "--episodes", "1", "--run", "x"]) == 2
+    assert "runs" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_number_line")
+def test_canaries_are_added_to_named_agents(capsys: pytest.CaptureFixture[str]):
+    command.main(
+        ["--tasks", "near", "--episodes", "2", "--agents", "heuristic", "--canaries", "--json"]
+    )
+    agents = [row["agent"] for row in json.loads(capsys.readouterr().out)]
+    assert agents[0] == "heuristic" and "finish_at_once" in agents
