@@ -129,7 +129,7 @@ def read_begin(family: Family, data: Mapping[str, Any]) -> Begin:
     split = text(data, "split") or "train"
     if split not in task.splits:
         raise BadSplit(registry.did_you_mean(f"{task.name} split", split, task.splits))
-    return Begin(task, _seed(data.get("seed")), cast(Split, split), text(data, "episode_id"))
+    return Begin(task, _seed(data.get("seed")), split, text(data, "episode_id"))
 
 
 def _seed(value: object) -> int:
