@@ -313,11 +313,18 @@ def _choices(menu: tuple[Form, ...]) -> dict[str, str]:
 
 
 def _identified(payload: JsonObject, known: Words) -> JsonObject:
-    """The payload with its identifiers in lower case and underscores ("Ibuprofen" -> "ibuprofen")."""
+    """The payload with its identifiers as the family writes them ("Paracetamol" -> "acetaminophen")."""
     return {
-        key: _slug(value) if key in known.identifiers and isinstance(value, str) else value
+        key: _identifier(value, known)
+        if key in known.identifiers and isinstance(value, str)
+        else value
         for key, value in payload.items()
     }
+
+
+def _identifier(value: str, known: Words) -> str:
+    slug = _slug(value)
+    return known.names.get(slug, slug)
 
 
 def _folded(word: str) -> str:

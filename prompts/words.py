@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,15 @@ MAX_QUOTE = (
     240  # characters of foreign text (a refusal may hold what a model wrote) repeated in a prompt
 )
 
+_KEYS: dict[str, type] = {
+    "purposes": dict,
+    "examples": list,
+    "fields": dict,
+    "values": dict,
+    "names": dict,
+    "identifiers": list,
+    "ignored": list,
+}
 _MARK = re.compile(r"^<!-- section: ([\w.]+) -->[ \t]*\n", re.MULTILINE)
 _FRONT = re.compile(r"\A---\n(.*?)^---\n", re.MULTILINE | re.DOTALL)
 
@@ -47,8 +56,9 @@ class Words:
     examples: tuple[Mapping[str, Any], ...]  # answers worth copying, at least one a form
     fields: Mapping[str, str]  # other spellings of a field -> the schema's
     values: Mapping[str, str]  # other spellings of a verb -> the schema's
-    identifiers: frozenset[str] = field(default_factory=frozenset)  # fields holding lower_case ids
-    ignored: frozenset[str] = field(default_factory=frozenset)  # fields that carry no decision
+    names: Mapping[str, str]  # other names of an identifier -> the one in use
+    identifiers: frozenset[str]  # fields holding lower_case ids
+    ignored: frozenset[str]  # fields that carry no decision
 
 
 class _Environment(Environment):
@@ -95,6 +105,11 @@ def read(family: str, text: str) -> Words:
     if not front:
         raise BadWords(f"prompts/{family}.md must open with front matter between two lines of ---")
     sections = _sections(text[front.end() :])
+    for name in sections:
+        if name not in (*SECTIONS, "shared"):
+            raise BadWords(
+                f"prompts/{family}.md has an unknown section {name!r}{nearest(name, SECTIONS)}"
+            )
     missing = [name for name in SECTIONS if name not in sections]
     if missing:
         raise MissingWords(f"prompts/{family}.md lacks the section {', '.join(missing)}")
@@ -106,13 +121,13 @@ def read(family: str, text: str) -> Words:
         examples=tuple(facts.get("examples", ())),
         fields=facts.get("fields", {}),
         values=facts.get("values", {}),
+        names=facts.get("names", {}),
         identifiers=frozenset(facts.get("identifiers", ())),
         ignored=frozenset(facts.get("ignored", ())),
     )
 
 
 def _facts(family: str, front: str) -> dict[str, Any]:
-    known = ("purposes", "examples", "fields", "values", "identifiers", "ignored")
     try:
         facts = yaml.safe_load(front) or {}
     except yaml.YAMLError as error:
@@ -120,11 +135,13 @@ def _facts(family: str, front: str) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise BadWords(f"the front matter of prompts/{family}.md must be keys and values")
     for key in facts:
-        if key not in known:
+        if key not in _KEYS:
             raise BadWords(
-                f"prompts/{family}.md has an unknown key {key!r}{nearest(str(key), known)}; "
-                f"keys: {', '.join(known)}"
+                f"prompts/{family}.md has an unknown key {key!r}{nearest(str(key), tuple(_KEYS))}; "
+                f"keys: {', '.join(_KEYS)}"
             )
+        if not isinstance(facts[key], _KEYS[key]):
+            raise BadWords(f"prompts/{family}.md: {key} must be a {_KEYS[key].__name__}")
     return facts
 
 
