@@ -97,7 +97,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start})"
         ) from error
-    values = _parse(text, str(path))
+    values = parse(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -112,7 +112,7 @@ def overrides_of(settings: Iterable[str]) -> dict[str, object]:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"override {setting!r} is not key=value")
-        parsed[key.strip()] = _parse(value, f"override {setting!r}")
+        parsed[key.strip()] = parse(value, f"override {setting!r}")
     return parsed
 
 
@@ -129,7 +129,8 @@ def dump(config: Any) -> str:
     return text
 
 
-def _parse(text: str, source: str) -> Any:
+def parse(text: str, source: str) -> Any:
+    """What the YAML `text` holds; `source` is named in the error if it cannot be read."""
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader, in spite of the name
     except ConfigError as error:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.loader import ConfigError, build, dump, load, overrides_of
+from configs.loader import ConfigError, build, dump, load, overrides_of, parse
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,6 @@ def test_an_override_that_leads_nowhere_is_refused(tmp_path: Path, setting: str)
     tasks=st.lists(st.text()),
 )
 def test_what_is_dumped_loads_back_equal(
-    tmp_path_factory: pytest.TempPathFactory,
     name: str,
     steps: int,
     cap: int | None,
@@ -138,9 +137,7 @@ def test_what_is_dumped_loads_back_equal(
     tasks: list[str],
 ) -> None:
     run = Run(name, steps=steps, cap=cap, optimizer=Optimizer(lr), tasks=tuple(tasks))
-    path = tmp_path_factory.getbasetemp() / "dumped.yaml"
-    path.write_bytes(dump(run).encode())
-    assert load(path, Run) == run
+    assert build(Run, parse(dump(run), "dumped")) == run
 
 
 def test_build_checks_values_that_come_from_no_file() -> None:
