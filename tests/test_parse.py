@@ -189,7 +189,7 @@ KEYS = st.sampled_from(
 JSONISH = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(KEYS | st.text(), inner),
-    max_leaves=12,
+    max_leaves=6,
 )
 
 

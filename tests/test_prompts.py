@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes import NumberLine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
@@ -61,7 +61,7 @@ def test_every_golden_text_has_its_source() -> None:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_can_be_told_from_first_to_last(task: str, style: render.Style) -> None:
-    for seed in range(5):
+    for seed in range(3):
         observations, answers = played(task, seed)
         dialogue = history.replayed(FAMILY, task, observations, answers, style)
         assert all(m["content"].strip() == m["content"] != "" for m in dialogue.messages)
@@ -186,7 +186,8 @@ def test_an_unknown_task_or_style_is_named() -> None:
 # -- conversations ------------------------------------------------------------------------------
 
 
-@given(st.sampled_from(TASKS), st.integers(0, 40), st.integers(0, 30), st.sampled_from(STYLES))
+@settings(max_examples=60)
+@given(st.sampled_from(TASKS), st.integers(0, 9), st.integers(0, 30), st.sampled_from(STYLES))
 def test_a_shorter_dialogue_begins_the_longer_one(
     task: str, seed: int, cut: int, style: render.Style
 ) -> None:
@@ -243,9 +244,8 @@ def test_another_family_is_one_more_file(tmp_path: Path, monkeypatch: pytest.Mon
     dialogue = history.Dialogue.begin(family, "near", seen)
     assert dialogue.messages[0]["content"].endswith(": left right ask_side finish")
     assert dialogue.messages[1]["content"] == f"at {seen['place']} of 10"
-    assert parse(family, "I go {'Action': 'LEFT'}") == family.action_from_json(
-        {"action_type": "left"}
-    ) or isinstance(parse(family, "{}"), Refusal)
+    left = family.action_from_json({"action_type": "left"})
+    assert parse(family, "I go {'Action-Type': 'LEFT'}") == left
     words.load.cache_clear()
 
 
