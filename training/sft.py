@@ -1,0 +1,350 @@
+"""The warm start: a model learns an environment's moves from conversations that are worth imitating.
+
+TRL's SFTTrainer with loss on the assistant's tokens alone; the result is merged and saved for GRPO.
+Knows nothing of rewards.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from configs.loader import ConfigError
+from env_server.contract import JsonObject, RoundsError
+from prompts.render import Style
+from training import flags, threads
+from training.dataset import Collection, Mixture, collect, write
+from training.run_folder import BadRun, open_run
+
+if TYPE_CHECKING:
+    from training.watch import Progress
+
+threads.settle()
+
+ROUNDS = "rounds.json"  # beside the model: what it was trained on, and how it is spoken to
+
+
+@dataclass(frozen=True, slots=True)
+class SftConfig:
+    """One warm start."""
+
+    output: str
+    """Folder of the run; the merged model comes to <output>/model. The same command resumes it."""
+    family: str = "polypharmacy"
+    """The environment family that is played."""
+    tasks: tuple[str, ...] = ("review_easy",)
+    """Tasks whose train patients are played, in turn."""
+    init: str = "tiny"
+    """`tiny` (or another size of training/tiny.py) builds a model here; anything else is a Hub id or a path."""
+    agents: tuple[str, ...] = ("heuristic",)
+    """Agents to imitate, one drawn for every episode."""
+    noise: tuple[float, ...] = (0.0, 0.3, 0.3, 1.0)
+    """Shares of random legal moves, one drawn for every episode; without noise GRPO barely improves."""
+    episodes: int = 6400
+    """Conversations to collect."""
+    seed_from: int = 0
+    """The first train patient's seed."""
+    min_score: float | None = None
+    """Keep a conversation only if it scores this much; none keeps all."""
+    style: Literal["brief", "full"] | None = None
+    """Wording of the prompts; none means brief for a model built here, full for any other."""
+    steps: int = 800
+    """Optimizer steps."""
+    batch: int = 16
+    """Conversations a step and device."""
+    accumulate: int = 1
+    """Batches whose gradients are summed before a step."""
+    lr: float = 3e-3
+    """Peak learning rate; 2e-4 suits LoRA on a model of 0.5 B."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Adam's decay rates."""
+    schedule: str = "cosine"
+    """Shape of the learning rate after warm-up."""
+    warmup: int = 40
+    """Steps over which the learning rate rises."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    max_length: int | None = None
+    """Longest conversation in tokens, none for the model's own context; longer ones are left out."""
+    lora_r: int = 0
+    """Rank of LoRA adapters on every linear layer; 0 trains all weights."""
+    lora_alpha: int = 32
+    """Scale of the adapters."""
+    checkpointing: bool = False
+    """Recompute activations to save memory; slows a small model down."""
+    device: Literal["auto", "cpu"] = "auto"
+    """`cpu` leaves a GPU alone."""
+    threads: int = 1
+    """CPU threads of torch; more than one slows a tiny model down."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    save_every: int = 200
+    """Steps between two checkpoints."""
+    wandb: bool = False
+    """Also log to wandb: offline, unless WANDB_API_KEY is set."""
+    seed: int = 0
+    """Seeds the weights and the order of the conversations."""
+
+    def __post_init__(self) -> None:
+        for knob in (
+            "episodes",
+            "steps",
+            "batch",
+            "accumulate",
+            "threads",
+            "log_every",
+            "save_every",
+        ):
+            if getattr(self, knob) < 1:
+                raise ValueError(f"{knob} is {getattr(self, knob)}; it must be at least 1")
+        if not self.lr > 0:
+            raise ValueError(f"lr is {self.lr}; it must be above 0")
+        if not self.tasks:
+            raise ValueError("tasks is empty; name at least one")
+        for share in self.noise:
+            if not 0 <= share <= 1:
+                raise ValueError(f"noise holds {share}; shares lie in 0..1")
+
+    @property
+    def wording(self) -> Style:
+        """The prompt style this run speaks."""
+        from training.tiny import SIZES
+
+        return self.style or ("brief" if self.init in SIZES else "full")
+
+    def mixture(self) -> Mixture:
+        return Mixture(
+            family=self.family,
+            tasks=self.tasks,
+            episodes=self.episodes,
+            agents=self.agents,
+            noise=self.noise,
+            seed_from=self.seed_from,
+            min_score=self.min_score,
+            style=self.wording,
+        )
+
+
+def train(config: SftConfig, progress: Progress | None = None) -> Path:
+    """Run or resume the warm start; returns the folder of the merged model.
+
+    Raises BadRun (output or model unusable), watch.Interrupted (stopped on request, checkpoint saved).
+    """
+    run = open_run(config.output, config)
+    if (run / "model" / ROUNDS).is_file():
+        return run / "model"
+    start = _starting_point(config, run)
+    collection = collect(
+        config.mixture(),
+        (lambda kept: progress("play", kept, config.episodes, {})) if progress else None,
+    )
+    write(collection, run / "dataset")
+    trainer = _trainer(config, run, start, collection)
+    _fit(trainer, config, run, progress)
+    return _save(trainer, config, run, collection)
+
+
+def _starting_point(config: SftConfig, run: Path) -> str:
+    """What from_pretrained is to load: a folder built here, or `init` itself."""
+    from training import tiny
+
+    if config.init not in tiny.SIZES:
+        return config.init
+    built = run / "init"
+    if not (built / "config.json").is_file():
+        half = run / "init.part"
+        shutil.rmtree(half, ignore_errors=True)
+        tiny.build(half, config.family, config.tasks, config.seed, config.init, config.wording)
+        half.rename(built)
+    return str(built)
+
+
+def load_start(start: str, lora: bool, cpu: bool) -> tuple[Any, Any]:
+    """(model, tokenizer) from a folder or the Hub. Raises BadRun where there is nothing to load."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # full training keeps weights in float32: in bfloat16 small updates vanish
+    half = lora and not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(start)
+        model = AutoModelForCausalLM.from_pretrained(
+            start, dtype=torch.bfloat16 if half else torch.float32
+        )
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadRun(
+            f"cannot load model {start!r}: {first}. It must be a folder that save_pretrained wrote or a "
+            "model on the Hub that this machine can reach; init=tiny needs neither"
+        ) from error
+    if not tokenizer.chat_template:
+        raise BadRun(f"the tokenizer of {start!r} has no chat template; take an instruct model")
+    return model, tokenizer
+
+
+def _trainer(config: SftConfig, run: Path, start: str, collection: Collection) -> Any:
+    import datasets
+    import torch
+    from peft import LoraConfig
+    from transformers import PrinterCallback, set_seed
+    from trl import SFTConfig, SFTTrainer
+
+    from training import watch
+
+    watch.hush()
+    if config.wandb:
+        threads.keep_wandb_offline()
+    torch.set_num_threads(config.threads)
+    set_seed(config.seed)
+    cpu = config.device == "cpu" or not torch.cuda.is_available()
+    model, tokenizer = load_start(start, config.lora_r > 0, cpu)
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=datasets.Dataset.from_list(
+            [{"messages": list(e.messages)} for e in collection.examples]
+        ),
+        peft_config=LoraConfig(
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        if config.lora_r
+        else None,
+        args=SFTConfig(
+            output_dir=str(run / "checkpoints"),
+            max_steps=config.steps,
+            per_device_train_batch_size=config.batch,
+            gradient_accumulation_steps=config.accumulate,
+            learning_rate=config.lr,
+            adam_beta1=config.betas[0],
+            adam_beta2=config.betas[1],
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            lr_scheduler_type=config.schedule,
+            warmup_steps=config.warmup,
+            assistant_only_loss=True,
+            max_length=None,  # a conversation is learned whole or not at all
+            use_cpu=cpu,
+            bf16=not cpu and torch.cuda.is_bf16_supported(),
+            activation_checkpointing=config.checkpointing,
+            logging_steps=config.log_every,
+            save_steps=config.save_every,
+            save_total_limit=2,
+            report_to=["wandb"] if config.wandb else [],
+            run_name=run.name,
+            disable_tqdm=True,
+            dataloader_pin_memory=not cpu,
+            seed=config.seed,
+            data_seed=config.seed,
+        ),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train_dataset = _short_enough(trainer, config)
+    return trainer
+
+
+def _short_enough(trainer: Any, config: SftConfig) -> Any:
+    """The conversations that fit the context. Raises BadRun where most do not."""
+    context = getattr(trainer.model.config, "max_position_embeddings", None)
+    limit = config.max_length or context
+    whole = trainer.train_dataset
+    if limit is None:
+        return whole
+    lengths = [len(ids) for ids in whole["input_ids"]]
+    fitting = [i for i, length in enumerate(lengths) if length <= limit]
+    if len(fitting) < len(lengths) / 2:
+        raise BadRun(
+            f"{len(lengths) - len(fitting)} of {len(lengths)} conversations are longer than {limit} tokens "
+            f"(longest {max(lengths)}); raise max_length or take a model with a longer context"
+        )
+    if len(fitting) < len(lengths):
+        print(
+            f"{len(lengths) - len(fitting)} of {len(lengths)} conversations exceed {limit} tokens: left out",
+            file=sys.stderr,
+        )
+    return whole.select(fitting)
+
+
+def _fit(trainer: Any, config: SftConfig, run: Path, progress: Progress | None) -> None:
+    from training import watch
+
+    trainer.add_callback(watch.Journal(run / "metrics.jsonl", "sft", progress))
+    checkpoint = watch.last_checkpoint(run / "checkpoints")
+    with watch.stoppable() as stop:
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stop.asked.is_set() and trainer.state.global_step < config.steps:
+        raise watch.Interrupted(
+            f"stopped at step {trainer.state.global_step} of {config.steps}, checkpoint in "
+            f"{run / 'checkpoints'}; the same command goes on from there"
+        )
+
+
+def _save(trainer: Any, config: SftConfig, run: Path, collection: Collection) -> Path:
+    """Merge, and put the model in place only once it is complete."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if config.lora_r:
+        model = model.merge_and_unload()
+    half = run / "model.part"
+    shutil.rmtree(half, ignore_errors=True)
+    model.save_pretrained(half)
+    trainer.processing_class.save_pretrained(half)
+    (half / ROUNDS).write_text(json.dumps(record(config, collection), indent=2) + "\n")
+    half.rename(run / "model")
+    return run / "model"
+
+
+def record(config: SftConfig, collection: Collection) -> JsonObject:
+    """What `rounds.json` says of a trained model: the patients it has seen, its wording, the versions."""
+    return {
+        "trained_on": collection.trained_on(),
+        "style": config.wording,
+        "init": config.init,
+        "versions": {
+            config.family: collection.examples[0].version,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "trl", "peft")},
+        },
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags_given = flags.parser(
+        SftConfig,
+        "python -m training.sft",
+        "Warm start: teach a model an environment's moves by imitation.",
+        config="configs/sft/demo.yaml",
+    ).parse_args(argv)
+    try:
+        config = flags.resolve(SftConfig, flags_given)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from training import watch
+
+    try:
+        with watch.line() as progress:
+            model = train(config, progress)
+    except RoundsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except watch.Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return 130
+    print(model)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
