@@ -123,9 +123,8 @@ def build(into: type[T], values: Mapping[str, Any], source: str = "values") -> T
 
 def dump(config: Any) -> str:
     """The resolved config as YAML that `load` reads back to an equal dataclass."""
-    text: str = yaml.dump(
-        _plain(asdict(config)), Dumper=_Dumper, sort_keys=False, allow_unicode=True
-    )
+    # escaped beyond ASCII: PyYAML writes U+0085 and U+2028 bare, and reads them back as line breaks
+    text: str = yaml.dump(_plain(asdict(config)), Dumper=_Dumper, sort_keys=False)
     return text
 
 

@@ -140,6 +140,11 @@ def test_what_is_dumped_loads_back_equal(
     assert build(Run, parse(dump(run), "dumped")) == run
 
 
+def test_a_dumped_line_separator_stays_one() -> None:
+    run = Run("a\x85b\u2028c\u00b5", tasks=("\x85",))
+    assert build(Run, parse(dump(run), "dumped")) == run
+
+
 def test_build_checks_values_that_come_from_no_file() -> None:
     with pytest.raises(ConfigError, match="flags: unknown key 'nam'"):
         build(Run, {"nam": "x"}, source="flags")
