@@ -20,7 +20,7 @@ WORDS = ["stop warfarin", "keep aspirin and watch", "ask what the two do togethe
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return learn(WORDS, names=["warfarin", "aspirin"], skeletons=['{"ask":"'], merged=20)
+    return learn(WORDS, spoken=["warfarin"], seen=["aspirin"], skeletons=['{"ask":"'], merged=20)
 
 
 @pytest.fixture(scope="module")

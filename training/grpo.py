@@ -1,0 +1,432 @@
+"""Reinforcement: a policy plays whole episodes and learns from what they paid, by TRL's GRPO.
+
+Knows how a run is set up, resumed and handed over; how episodes become rows is `rollout.py`'s
+business, which checkpoint is the best one `examiner.py`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.loader import ConfigError, read
+from env_server import registry
+from env_server.contract import Family, JsonObject, RoundsError, Split, nearest
+from training import threads
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
+
+    from eval.door import Door, Request
+    from training.rollout import Rollout
+    from training.watch import Progress
+
+threads.settle()
+
+
+def _knob(default: Any, says: str) -> Any:
+    """A field with its sentence, which `--help` shows."""
+    return field(default=default, metadata={"help": says})
+
+
+@dataclass(frozen=True)
+class GrpoSettings:
+    """What a run needs to know beside TRL's own GRPOConfig."""
+
+    output: str = _knob("runs/grpo", "Folder of the run; the model comes to <output>/model.")
+    model: str = _knob(
+        "runs/sft/model", "Where to start: a warm-started model's folder, or a Hub id."
+    )
+    family: str = _knob("polypharmacy", "The environment family that is played.")
+    tasks: list[str] = field(
+        default_factory=lambda: ["review_easy"],
+        metadata={"help": "Tasks whose train patients are played, in turn."},
+    )
+    seed_from: int = _knob(
+        1_000_000, "First train patient; far from those of the warm start, which is no obligation."
+    )
+    patients: int = _knob(
+        0, "Different train patients; 0 is as many as the steps need, each met once."
+    )
+    style: str = _knob(
+        "", "Wording of the prompts, brief or full; empty is how the model was warm-started."
+    )
+    answer_tokens: int = _knob(64, "Cap of one answer; a longer one is refused as truncated.")
+    context_tokens: int = _knob(2048, "Cap of a whole conversation, prompt included.")
+    thinking: bool = _knob(False, "Let chat models that can think do so (enable_thinking).")
+    return_weight: float = _knob(1.0, "Weight of the episode's return in the reward.")
+    score_weight: float = _knob(0.0, "Weight of the grader's score; 0 logs it only.")
+    validation_patients: int = _knob(
+        64, "Validation patients a look; 0 keeps the last step instead."
+    )
+    validation_every: int = _knob(10, "Steps between two looks at validation patients.")
+    lora_r: int = _knob(0, "Rank of LoRA adapters on every linear layer; 0 trains all weights.")
+    lora_alpha: int = _knob(32, "Scale of the adapters.")
+    env_url: str = _knob("", "A running environment server; empty starts one for this run.")
+    in_process: bool = _knob(False, "Play in this process, without a server.")
+    seats: int = _knob(64, "Episodes that live on the server at once.")
+    max_lost_share: float = _knob(
+        0.1, "Above this share of lost episodes in a batch the run stops."
+    )
+    cpu_threads: int = _knob(1, "CPU threads of torch; more than one slows a tiny model down.")
+
+    def __post_init__(self) -> None:
+        for name in ("answer_tokens", "context_tokens", "validation_every", "seats", "cpu_threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.style not in ("", "brief", "full"):
+            raise ConfigError(f"style {self.style!r} is none of brief, full or empty")
+        if not self.tasks:
+            raise ConfigError("tasks is empty; name at least one")
+
+
+class BadStart(RoundsError, RuntimeError):
+    """The run cannot begin or go on where it was sent."""
+
+
+def parse(argv: Sequence[str]) -> tuple[GrpoSettings, GRPOConfig]:
+    """Settings and TRL's own, from `--config FILE` (defaults) and flags (which win).
+
+    Raises ConfigError for an unknown key or flag, with the nearest known one.
+    """
+    import torch
+    from trl import GRPOConfig, TrlParser
+
+    parser = TrlParser((GrpoSettings, GRPOConfig), allow_abbrev=False)
+    parser.error = _refuse  # argparse would print three hundred flags
+    rest, values, source = _config_file(list(argv))
+    quiet = {"report_to": "none", "logging_steps": 1, "disable_tqdm": True, "save_total_limit": 2}
+    if not torch.cuda.is_available():  # TRL's own defaults are for GPUs
+        quiet |= {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+        quiet |= {"dataloader_pin_memory": False}
+    known = [action.dest for action in parser._actions]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{source}: no setting {key!r}{nearest(str(key), known)}")
+    parser.set_defaults_with_config(**{**quiet, **values})
+    settings, config, left = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
+    if left:
+        flags = [f"--{name}" for name in known]
+        raise ConfigError(f"no flag {left[0]!r}{nearest(left[0], flags)}")
+    return settings, config
+
+
+def _refuse(message: str) -> None:
+    raise ConfigError(message)
+
+
+def _config_file(argv: list[str]) -> tuple[list[str], dict[str, Any], str]:
+    if "--config" not in argv:
+        return argv, {}, ""
+    at = argv.index("--config")
+    if at + 1 == len(argv):
+        raise ConfigError("--config needs the path of a YAML file")
+    return argv[:at] + argv[at + 2 :], read(argv[at + 1]), argv[at + 1]
+
+
+def train(settings: GrpoSettings, config: GRPOConfig, progress: Progress | None = None) -> Path:
+    """Run or resume; returns the folder of the merged model.
+
+    Raises BadStart, ConfigError, TooManyLost, ServerDidNotStart, or watch.Interrupted (saved).
+    """
+    from training.sft import ROUNDS
+
+    family = registry.get(settings.family)
+    for task in settings.tasks:
+        registry.task(family, task)
+    run = _open_run(settings, config)
+    if (run / "model" / ROUNDS).is_file():
+        return run / "model"
+    with ExitStack() as held:
+        door = held.enter_context(open_door(settings, family, run))
+        trainer = _trainer(settings, config, run, door, progress)
+        _fit(trainer, config, run)
+    return _hand_over(trainer, settings, config, run, family)
+
+
+@contextmanager
+def open_door(settings: GrpoSettings, family: Family, run: Path) -> Iterator[Door]:
+    """The way to the environment: in process, to a given server, or to one started for this run."""
+    from eval.door import LocalDoor, RemoteDoor
+    from training.own_server import own_server
+
+    with ExitStack() as held:
+        if settings.in_process:
+            yield LocalDoor(family)
+            return
+        url = settings.env_url or held.enter_context(own_server(run / "server.log"))
+        door = RemoteDoor(url, family, settings.seats)
+        held.callback(door.close)
+        yield door
+
+
+def cases(settings: GrpoSettings, split: Split, count: int, seed_from: int) -> list[Request]:
+    """`count` different patients of a split, the tasks in turn."""
+    from eval.door import Request
+
+    tasks = settings.tasks
+    return [
+        Request(tasks[i % len(tasks)], seed_from + i // len(tasks), split) for i in range(count)
+    ]
+
+
+def _patients(settings: GrpoSettings, config: GRPOConfig) -> list[Request]:
+    groups = config.generation_batch_size // config.num_generations
+    needed = max(config.max_steps, 1) * groups
+    return cases(settings, "train", settings.patients or needed, settings.seed_from)
+
+
+def _trainer(
+    settings: GrpoSettings, config: GRPOConfig, run: Path, door: Door, progress: Progress | None
+) -> Any:
+    import datasets
+    import torch
+    from peft import LoraConfig
+    from transformers import PrinterCallback, set_seed
+    from trl import GRPOTrainer
+
+    from training import watch
+    from training.rollout import case_prompt, episode_return, score
+    from training.sft import load_start
+
+    datasets.disable_progress_bars()
+    torch.set_num_threads(settings.cpu_threads)
+    set_seed(config.seed)
+    cpu = config.use_cpu or not torch.cuda.is_available()
+    model, tokenizer = load_start(settings.model, settings.lora_r > 0, cpu)
+    config.output_dir = str(run / "checkpoints")
+    config.reward_weights = [settings.return_weight, settings.score_weight]
+    rewards: list[Any] = [episode_return, score]
+    rollout = _rollout(settings, door)
+    lora = LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    trainer = GRPOTrainer(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=rewards,
+        args=config,
+        train_dataset=datasets.Dataset.from_list(
+            [{"prompt": case_prompt(request)} for request in _patients(settings, config)]
+        ),
+        rollout_func=rollout,
+        peft_config=lora if settings.lora_r else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(watch.Journal(run / "metrics.jsonl", "grpo", progress))
+    if settings.validation_patients:
+        _examine(trainer, settings, rollout, run)
+    return trainer
+
+
+def _rollout(settings: GrpoSettings, door: Door) -> Rollout:
+    from eval.dialogue import Limits
+    from training.rollout import RolloutSettings, make_rollout_func
+
+    return make_rollout_func(
+        door,
+        RolloutSettings(
+            limits=Limits(settings.answer_tokens, settings.context_tokens),
+            style=wording(settings),
+            max_lost_share=settings.max_lost_share,
+            template_options={"enable_thinking": settings.thinking},
+        ),
+    )
+
+
+def wording(settings: GrpoSettings) -> Any:
+    """The prompt style: as asked, else as the model's own record says, else `full`."""
+    return settings.style or _history(settings.model).get("style", "full")
+
+
+def _history(model: str) -> JsonObject:
+    """What is recorded beside a model trained here; nothing for one from the Hub."""
+    from training.sft import ROUNDS
+
+    path = Path(model) / ROUNDS
+    known: JsonObject = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return known
+
+
+def _examine(trainer: Any, settings: GrpoSettings, rollout: Rollout, run: Path) -> None:
+    from eval.dialogue import Limits
+    from training.examiner import Examiner
+
+    examiner = Examiner(
+        rollout,
+        cases(settings, "validation", settings.validation_patients, seed_from=0),
+        Limits(settings.answer_tokens, settings.context_tokens),
+        settings.validation_every,
+        run,
+    )
+    examiner.trainer = trainer
+    trainer.add_callback(examiner)
+
+
+def _fit(trainer: Any, config: GRPOConfig, run: Path) -> None:
+    from training import watch
+
+    checkpoint = watch.last_checkpoint(run / "checkpoints")
+    with watch.stoppable() as stop:
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    step = trainer.state.global_step
+    if stop.asked.is_set() and step < config.max_steps:
+        raise watch.Interrupted(
+            f"stopped at step {step} of {config.max_steps}, checkpoint in {run / 'checkpoints'};"
+            " the same command goes on from there"
+        )
+
+
+def _open_run(settings: GrpoSettings, config: GRPOConfig) -> Path:
+    """The run's folder, ours to write to, holding this very configuration."""
+    run = Path(settings.output)
+    asked = resolved(settings, config)
+    written = run / "config.json"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if not written.is_file():
+            written.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadStart(
+            f"cannot write to {run} ({error.strerror}); choose another --output"
+        ) from error
+    before = json.loads(written.read_text(encoding="utf-8"))
+    changed = sorted(k for k in {*asked, *before} if asked.get(k) != before.get(k))
+    if changed:
+        raise BadStart(
+            f"{run} holds a run with another {', '.join(changed)}"
+            f" ({', '.join(f'{k}={before.get(k)!r}' for k in changed)});"
+            " choose another --output, or delete that folder"
+        )
+    return run
+
+
+def resolved(settings: GrpoSettings, config: GRPOConfig) -> JsonObject:
+    """Every setting of ours, and those of TRL's that are not its defaults."""
+    # where a run plays and lies does not change what it learns: it may be resumed elsewhere
+    own = {k: v for k, v in asdict(settings).items() if k not in ("output", "env_url")}
+    plain = type(config)(**_untold(config))
+    theirs = {
+        f.name: getattr(config, f.name)
+        for f in fields(config)
+        if f.name not in ("output_dir", "run_name", "reward_weights")
+        and getattr(config, f.name) != getattr(plain, f.name)
+    }
+    plainly: JsonObject = json.loads(json.dumps({**own, **theirs}, default=str))
+    return plainly
+
+
+def _untold(config: GRPOConfig) -> dict[str, Any]:
+    """What a bare config needs to be valid where this one is."""
+    return {"use_cpu": config.use_cpu, "bf16": config.bf16, "report_to": "none"}
+
+
+def _hand_over(
+    trainer: Any, settings: GrpoSettings, config: GRPOConfig, run: Path, family: Family
+) -> Path:
+    """Merge the best checkpoint, and put the model in place only once it is complete."""
+    from training.examiner import BEST
+    from training.sft import ROUNDS
+
+    best, half = run / BEST, run / "model.part"
+    if not best.is_dir():
+        trainer.save_model(str(best))
+    shutil.rmtree(half, ignore_errors=True)
+    merged(settings.model, best, lora=settings.lora_r > 0).save_pretrained(half)
+    trainer.processing_class.save_pretrained(half)
+    record = json.dumps(_record(settings, config, family), indent=2)
+    (half / ROUNDS).write_text(record + "\n", encoding="utf-8")
+    half.rename(run / "model")
+    return run / "model"
+
+
+def merged(start: str, best: Path, lora: bool) -> Any:
+    """The whole model: `best` itself, or the starting model with the adapter in `best` folded in."""
+    from transformers import AutoModelForCausalLM
+
+    if not lora:
+        return AutoModelForCausalLM.from_pretrained(best, dtype="auto")
+    from peft import PeftModel
+
+    base = AutoModelForCausalLM.from_pretrained(start, dtype="auto")
+    return PeftModel.from_pretrained(base, str(best)).merge_and_unload()
+
+
+def _record(settings: GrpoSettings, config: GRPOConfig, family: Family) -> JsonObject:
+    """`rounds.json`: every patient the policy has ever learned from, and how it is spoken to."""
+    before = _history(settings.model)
+    seen = len(_patients(settings, config))
+    here = [
+        {
+            "family": settings.family,
+            "task": task,
+            "split": "train",
+            "seed_from": settings.seed_from,
+            "seed_to": settings.seed_from + -(-seen // len(settings.tasks)),
+        }
+        for task in settings.tasks
+    ]
+    return {
+        "trained_on": [*before.get("trained_on", []), *here],
+        "style": wording(settings),
+        "init": before.get("init", settings.model),
+        "versions": {
+            family.name: family.version,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "trl", "peft")},
+        },
+    }
+
+
+def usage() -> str:
+    """Our own knobs; TRL's are too many to print by default."""
+    lines = [
+        "usage: python -m training.grpo [--config FILE] [--KNOB VALUE ...]",
+        "",
+        "Train a warm-started policy with GRPO; the same command resumes a run that was stopped.",
+        "Any field of trl.GRPOConfig is a flag too, e.g. --learning_rate 1e-3 --max_steps 80.",
+        "",
+    ]
+    for knob in fields(GrpoSettings):
+        default = knob.default_factory() if callable(knob.default_factory) else knob.default
+        lines.append(f"  --{knob.name:<20} {knob.metadata['help']} [{default}]")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    asked = sys.argv[1:] if argv is None else list(argv)
+    if "-h" in asked or "--help" in asked:
+        print(usage())
+        return 0
+    os.environ.setdefault("WANDB_SILENT", "true")
+    from training import watch
+
+    try:
+        settings, config = parse(asked)
+        with watch.line() as progress:
+            model = train(settings, config, progress)
+    except (ConfigError, RoundsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except watch.Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return 130
+    print(model)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,111 @@
+"""An environment server of one's own: started for a run, gone when the run is, however it ends.
+
+Knows how to start and stop a process; nothing of training, and of the server only its command.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from env_server.contract import RoundsError
+
+HOST = "127.0.0.1"
+_GRACE_S = 5.0
+_SERVE = "import sys; from training.own_server import serve_while_wanted as s; s(sys.argv[1:])"
+
+
+class ServerDidNotStart(RoundsError, RuntimeError):
+    """The child ended, or did not answer in time."""
+
+
+@contextmanager
+def own_server(log: Path, wait_s: float = 60.0) -> Iterator[str]:
+    """The URL of a fresh server on a free loopback port; ended on leaving. Writes its words to `log`.
+
+    The child leads a session of its own, so Ctrl-C reaches the run alone, and it ends by itself
+    when our end of its standard input closes: not even kill -9 leaves an orphan.
+    Raises ServerDidNotStart.
+    """
+    port = _free_port()
+    url = f"http://{HOST}:{port}"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _SERVE, "--host", HOST, "--port", str(port)],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=out,
+            cwd=Path(__file__).resolve().parents[1],
+            start_new_session=True,
+        )
+    try:
+        _await_health(url, child, log, wait_s)
+        yield url
+    finally:
+        _end(child)
+
+
+def serve_while_wanted(argv: list[str]) -> None:
+    """Serve in this process until standard input closes: the child's half of `own_server`."""
+    from env_server.app import main
+
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    sys.exit(main(argv))
+
+
+def _leave_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_health(url: str, child: subprocess.Popen[bytes], log: Path, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            raise ServerDidNotStart(
+                f"the environment server ended with code {child.returncode}; it said in {log}:\n"
+                + _tail(log)
+            )
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2.0) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):  # not listening yet
+            time.sleep(0.1)
+    raise ServerDidNotStart(f"no answer from {url}/health in {wait_s:.0f} s; see {log}")
+
+
+def _tail(log: Path, lines: int = 12) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.stdin:
+        child.stdin.close()
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        if child.poll() is None:
+            try:
+                os.killpg(child.pid, sign)
+                child.wait(_GRACE_S)
+            except ProcessLookupError:
+                break
+            except subprocess.TimeoutExpired:
+                continue
+    child.wait()
