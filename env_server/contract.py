@@ -72,6 +72,7 @@ class Task:
     summary: str
     splits: tuple[Split, ...] = ("train", "validation", "test")
     seed: bool = False  # graders kept exact from the source documents; known to be gameable
+    margin: float = 0.1  # how far below the heuristic degenerate policies score, unless `seed`
 
 
 class Action(Protocol):

@@ -110,6 +110,7 @@ class PolypharmacyObservation(_Record):
     remaining_query_budget: int
     remaining_intervention_budget: int
     legal_action_types: list[str]
+    substitutable: list[str] = Field(description="drugs that something listed may replace now")
     view: dict[str, Any] = Field(description="what this task shows beyond the common fields")
     shaped_reward: float = Field(description="reward of the last step")
     reward_parts: dict[str, float] = Field(description="its components; they sum to it")
