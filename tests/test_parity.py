@@ -90,7 +90,7 @@ def test_every_door_gives_the_same_bytes(
     url: str, links: dict[str, Connection], name: str, task: str, split: str
 ) -> None:
     with httpx.Client(base_url=f"{url}/envs/{name}/") as http:
-        for seed in (0, 7, 2**40):
+        for seed in (7, 2**40):
             played = moves(name, task, split, seed)
             expected = here(name, task, split, seed, played)
             assert by_socket(links[name], task, split, seed, played) == expected

@@ -1,0 +1,171 @@
+"""OpenEnv's own programs, unmodified, against our server; and our environments inside OpenEnv's.
+
+Everything of openenv runs in a process of its own: importing it takes seconds and 200 MB.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from servers import ROOT, serving
+
+from env_server import registry
+from env_server.envs.polypharmacy import wire
+from env_server.envs.polypharmacy.observation import ReviewObservation
+from env_server.envs.polypharmacy.tasks import REVIEWS
+
+STOCK_CLIENT = """
+import json, sys
+from openenv.core.generic_client import GenericEnvClient
+url, tasks = sys.argv[1], sys.argv[2:]
+played = {}
+with GenericEnvClient(base_url=url).sync() as env:
+    for task in tasks:
+        result = env.reset(task_id=task, seed=5, split="validation")
+        drugs = [m["drug_id"] for m in result.observation["current_medications"]]
+        rewards = []
+        for action in (
+            {"action_type": "query_ddi", "drug_id_1": drugs[0], "drug_id_2": drugs[1]},
+            {"action_type": "propose_intervention", "target_drug_id": drugs[0],
+             "intervention_type": "stop", "metadata": {}},
+            {"action_type": "finish_review", "drug_id_1": None},
+        ):
+            result = env.step(action)
+            rewards.append(result.reward)
+        played[task] = [rewards, result.done, result.observation["score"], env.state()]
+print(json.dumps(played))
+"""
+
+STOCK_SERVER = """
+import asyncio, json, socket, threading, time
+import uvicorn
+from openenv.core.env_server.http_server import create_app
+from openenv.core.generic_client import GenericEnvClient
+from env_server import adapter
+app = create_app(adapter.RoundsEnvironment, adapter.action_model("polypharmacy"),
+                 adapter.observation_model("polypharmacy"), max_concurrent_envs=4)
+listener = socket.create_server(("127.0.0.1", 0))
+server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
+while not server.started:
+    time.sleep(0.01)
+with GenericEnvClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}").sync() as env:
+    begun = env.reset(task_id="review_easy", seed=5).observation
+    step = env.step({"action_type": "finish_review"})
+    print(json.dumps([begun, step.reward, step.done, step.observation, env.state()]))
+server.should_exit = True
+"""
+
+BASE_TYPES = """
+import json
+from openenv.core.env_server.types import Action, Observation, State
+from env_server import adapter
+print(json.dumps([
+    issubclass(adapter.action_model("polypharmacy"), Action),
+    issubclass(adapter.observation_model("polypharmacy"), Observation),
+    issubclass(adapter.state_model("polypharmacy"), State),
+    adapter.observation_model("polypharmacy").__name__,
+]))
+"""
+
+
+def run(script: str, *args: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", script, *args], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving() as url:
+        yield url
+
+
+def test_the_stock_client_plays_every_task(url: str) -> None:
+    family = registry.get("polypharmacy")
+    played = run(STOCK_CLIENT, url, *family.tasks)
+    for task, (rewards, done, score, state) in played.items():
+        local = family.begin(task, 5, "validation")
+        drugs = [m["drug_id"] for m in local.observe().to_json()["current_medications"]]
+        expected = [
+            local.step(family.action_from_json(action)).reward  # type: ignore[arg-type]
+            for action in (
+                {"action_type": "query_ddi", "drug_id_1": drugs[0], "drug_id_2": drugs[1]},
+                {
+                    "action_type": "propose_intervention",
+                    "target_drug_id": drugs[0],
+                    "intervention_type": "stop",
+                },
+                {"action_type": "finish_review"},
+            )
+        ]
+        assert rewards == expected and done and score == local.score() and state == local.state()
+
+
+def test_the_validator_passes_every_check(url: str) -> None:
+    openenv = Path(sys.executable).with_name("openenv")
+    done = subprocess.run(
+        [openenv, "validate", "--url", url], capture_output=True, text=True, timeout=120
+    )
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["passed"]
+    assert report["summary"]["passed_count"] == report["summary"]["total_count"] == 6
+
+
+def test_openenvs_own_server_serves_our_environment() -> None:
+    begun, reward, done, last, state = run(STOCK_SERVER)
+    local = registry.get("polypharmacy").begin("review_easy", 5)
+    shown = {k: v for k, v in local.observe().to_json().items() if k not in ("done", "reward")}
+    assert begun == shown
+    step = local.step(
+        registry.get("polypharmacy").action_from_json({"action_type": "finish_review"})
+    )  # type: ignore[arg-type]
+    assert (reward, done, last["score"]) == (step.reward, True, local.score())
+    assert state == local.state()
+
+
+def test_wire_types_extend_openenvs() -> None:
+    assert run(BASE_TYPES) == [True, True, True, "PolypharmacyObservation"]
+
+
+@pytest.mark.parametrize("task", REVIEWS)
+def test_the_observation_model_describes_what_is_sent(task: str) -> None:
+    family = registry.get("polypharmacy")
+    episode = family.begin(task, 9)
+    while not episode.done:
+        sent = episode.step(episode.legal_actions()[-1 if episode.steps > 4 else 0]).observation
+        assert isinstance(sent, ReviewObservation)
+        body = sent.to_json()
+        assert wire.PolypharmacyObservation.model_validate(body).model_dump() == body
+
+
+def test_the_wire_names_every_task() -> None:
+    assert set(get_args(wire.TaskId)) == set(REVIEWS)
+
+
+def test_the_published_fields_are_all_there() -> None:
+    published = {
+        wire.MedicationEntry: "drug_id generic_name atc_class dose_mg frequency route "
+        "is_high_risk_elderly beers_flags",
+        wire.InteractionQueryRecord: "drug_id_1 drug_id_2 severity recommendation risk_score "
+        "step_index",
+        wire.InterventionRecord: "target_drug_id action_type proposed_new_drug_id rationale "
+        "step_index",
+        wire.PolypharmacyObservation: "episode_id task_id age sex conditions eGFR_category "
+        "liver_function_category current_medications interaction_queries interventions step_index "
+        "remaining_query_budget remaining_intervention_budget shaped_reward done",
+        wire.PolypharmacyAction: "action_type drug_id_1 drug_id_2 target_drug_id "
+        "intervention_type proposed_new_drug_id rationale",
+        wire.PolypharmacyState: "episode_id task_id step_count max_steps num_query_actions "
+        "num_interventions",
+    }
+    for model, fields in published.items():
+        assert set(fields.split()) <= set(model.model_fields), model
