@@ -61,37 +61,32 @@ def optimum(
     only of plans that would be the best so far.
     """
     search = Search(harm, start, budget, swaps, playable)
-    search.descend(0, budget, Partial.of(start), ())
+    search.descend(0, budget, search.root, ())
     return Optimum(search.best_value, search.best_regimen, search.best, search.nodes)
 
 
 class Partial(NamedTuple):
-    """A list with some drugs settled. `now[i]` is what became of drug i, None once stopped."""
+    """A list with some drugs settled, and the sums that the bound needs, kept up to date.
+
+    now[i] is what became of drug i, None once stopped; around[i] the hazard of its pairs with the
+    others as they are now; own the sum of the drugs' own hazards and withdrawals.
+    """
 
     now: tuple[Slot | None, ...]
-    fresh: frozenset[int]  # positions of drugs that a substitution started
-    withdrawn: int
-
-    @classmethod
-    def of(cls, start: Regimen) -> Partial:
-        return cls(start.slots, frozenset(), 0)
-
-    def settle(self, i: int, option: Option, started: bool) -> Partial:
-        return Partial(
-            (*self.now[:i], option.slot, *self.now[i + 1 :]),
-            self.fresh | {i} if started else self.fresh,
-            self.withdrawn + option.withdrawn,
-        )
+    around: tuple[float, ...]
+    own: float
+    effects: tuple[SetEffect, ...]
 
 
 class Search:
     """Depth-first over drugs in order of promise; a bound drops what cannot beat the best found.
 
     The bound: let T be the hazard of the list with untouched drugs left as they are, and `gain` of
-    a drug the most that changing it alone removes. No choice of r more drugs removes more than the
-    r largest gains together, G. H is concave, so over [T - G, T] it falls at most along its chord;
-    each change pays at least its price. Hence -U >= H(T) + needs + disruption - sum of the r largest
-    (chord * gain - price). `tests/test_reference.py` holds it against brute force.
+    a drug the most that changing it alone removes. No choice of r more drugs removes more than
+    their gains together (what two of them share is counted twice), so at most G, the sum of the r
+    largest. H is concave: over [T - G, T] it falls at most along its chord. Each change pays at
+    least its price. Hence -U >= H(T) + unmet needs + disruption - the r largest (chord * gain -
+    price). `tests/test_reference.py` holds the result against brute force.
     """
 
     def __init__(
@@ -115,40 +110,46 @@ class Search:
             "dose_reduce": w.reduce,
             "add_monitoring": w.monitor,
         }
+        self.root = self._root()
         self._prepare()
 
     # -- what each drug could give ------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _root(self) -> Partial:
         harm, slots = self.harm, self.start.slots
-        n = len(slots)
-        self.effects: dict[tuple[str, ...], float] = {}
-        justified: set[str] = set()
-        for effect in harm.set_effects(slots):
-            self.effects[_key(harm, effect)] = effect.hazard
-            justified.update(effect.drugs)
-        self.pairs = [
-            [harm.pair_hazard(a, b) if i != j else 0.0 for j, b in enumerate(slots)]
-            for i, a in enumerate(slots)
-        ]
-        self.own = [harm.drug_hazard(s) for s in slots]
+        around = tuple(
+            sum(harm.pair_hazard(a, b) for b in slots if b is not a) for a in slots
+        )
+        own = sum(harm.drug_hazard(s) for s in slots)
+        return Partial(slots, around, own, tuple(harm.set_effects(slots)))
+
+    def _prepare(self) -> None:
+        slots, root = self.start.slots, self.root
+        justified = {d for effect in root.effects for d in effect.drugs}
         touchable = [
             i
-            for i in range(n)
-            if self.own[i] > TINY or sum(self.pairs[i]) > TINY or slots[i].drug_id in justified
+            for i, slot in enumerate(slots)
+            if self.harm.drug_hazard(slot) > TINY
+            or root.around[i] > TINY
+            or slot.drug_id in justified
         ]
         found = {i: self._options(i) for i in touchable}
+        drugs = {s.drug_id for s in slots} | {
+            o.slot.drug_id for options in found.values() for o in options if o.slot is not None
+        }
+        self.reach = sorted(drugs)
         self._add_needs(found)
-        # gain of an option = fixed + share * (hazard of the drug's pairs now) + whole * (its set effects now)
-        self.terms = {
-            i: [(self._fixed(i, o), self._share(i, o), self._leaves(i, o)) for o in options]
+        # gain of an option = fixed + share * (hazard of the drug's pairs now) + (its set effects now)
+        terms = {
+            i: [(self._fixed(i, o), self._share(i, o), self._leaves(i, o), o) for o in options]
             for i, options in found.items()
         }
-        self.options = found
-        self.rows = {i: [self._row(i, o) for o in options] for i, options in found.items()}
+        self.terms = {
+            i: [t for t in rows if len(t[3].changes) == 1 or self._adds(i, t, rows)]
+            for i, rows in terms.items()
+        }
         self.order = touchable
-        nets = self._nets(Partial.of(self.start), self.budget, 0)[1]
-        promise = [max(row, default=0.0) for row in nets]
+        promise = [max(row, default=0.0) for row in self._nets(root, self.budget, 0)[1]]
         ranked = sorted(range(len(touchable)), key=lambda k: (-promise[k], touchable[k]))
         self.order = [touchable[k] for k in ranked if promise[k] > 0.0]
 
@@ -189,32 +190,51 @@ class Search:
     def _fixed(self, i: int, option: Option) -> float:
         """Hazard the drug itself loses; negative where a withdrawal or a worse drug takes its place."""
         after = self.harm.drug_hazard(option.slot) if option.slot is not None else 0.0
-        return self.own[i] - after - (self.harm.w.withdrawal if option.withdrawn else 0.0)
+        before = self.harm.drug_hazard(self.start.slots[i])
+        return before - after - (self.harm.w.withdrawal if option.withdrawn else 0.0)
 
     def _share(self, i: int, option: Option) -> float:
-        """Largest share of any of its pairs' hazard that the option removes."""
-        if self._leaves(i, option):
+        """Largest share of its hazard with any drug in reach that the option removes."""
+        if self._leaves(i, option) or option.slot is None:
             return 1.0
-        row = self._row(i, option)
-        kept = [row[j] / h for j, h in enumerate(self.pairs[i]) if h > 0.0]
-        return 1.0 - min(kept, default=1.0)
+        kept = 1.0
+        for other in self.reach:
+            partner = Slot(other, "")
+            before = self.harm.pair_hazard(self.start.slots[i], partner)
+            if before > 0.0:
+                kept = min(kept, self.harm.pair_hazard(option.slot, partner) / before)
+        return 1.0 - kept
 
     def _leaves(self, i: int, option: Option) -> bool:
         """Whether the drug is off the list afterwards, so that set effects may lose it."""
-        return option.slot is None or self._starts(i, option)
+        return option.slot is None or option.slot.drug_id != self.start.slots[i].drug_id
 
-    def _starts(self, i: int, option: Option) -> bool:
-        return option.slot is not None and option.slot.drug_id != self.start.slots[i].drug_id
+    def _adds(
+        self,
+        i: int,
+        term: tuple[float, float, bool, Option],
+        rows: list[tuple[float, float, bool, Option]],
+    ) -> bool:
+        """Whether the last change of an option can do anything for the drug it is made on.
 
-    def _row(self, i: int, option: Option) -> list[float]:
-        """Hazards with the others' starting state that the bound counts; a started drug's are left out."""
-        slots = self.start.slots
-        if option.slot is None or self._starts(i, option):
-            return [0.0] * len(slots)
-        return [
-            self.harm.pair_hazard(option.slot, other) if j != i else 0.0
-            for j, other in enumerate(slots)
-        ]
+        Lowering or watching a started drug is pointless where it has no hazard with anything in reach.
+        """
+        fixed, share, _, option = term
+        slot = option.slot
+        if slot is None:
+            return True
+        if slot.drug_id == self.start.slots[i].drug_id:
+            shorter = [r for r in rows if r[3].changes == option.changes[:-1]]
+            return all(fixed > r[0] + TINY or share > r[1] + TINY for r in shorter)
+        plain = Slot(slot.drug_id, slot.indication)
+        if slot == plain:
+            return True
+        if self.harm.drug_hazard(slot) < self.harm.drug_hazard(plain) - TINY:
+            return True
+        return any(
+            self.harm.pair_hazard(slot, Slot(d, "")) < self.harm.pair_hazard(plain, Slot(d, "")) - TINY
+            for d in self.reach
+        )
 
     def _add_needs(self, found: dict[int, list[Option]]) -> None:
         """Add to prices the needs that only this drug could meet and the option gives up."""
@@ -249,58 +269,49 @@ class Search:
         self, partial: Partial, left: int, position: int
     ) -> tuple[float, list[list[float]]]:
         """(H(T), for each drug from `position` on: chord * gain - price of each option)."""
-        harm = self.harm
-        now = partial.now
-        slots = [s for s in now if s is not None]
-        total = harm.w.withdrawal * partial.withdrawn
-        stays = [i for i, s in enumerate(now) if s is not None]
-        settled = [i for i in stays if i not in partial.fresh]
-        for i in stays:
-            slot = now[i]
-            if slot is not None:
-                total += harm.drug_hazard(slot)
-        around = self._around(partial, settled)
-        total += sum(around[i] for i in settled) / 2
+        total = partial.own + sum(partial.around) / 2
         member: dict[str, float] = {}
-        for effect in harm.set_effects(slots):
-            hazard = min(effect.hazard, self.effects.get(_key(harm, effect), 0.0))
-            if hazard:
-                total += hazard
-                for drug in set(effect.drugs):
-                    member[drug] = member.get(drug, 0.0) + hazard
+        for effect in partial.effects:
+            total += effect.hazard
+            for drug in effect.drugs:
+                member[drug] = member.get(drug, 0.0) + effect.hazard
+        slots, around = self.start.slots, partial.around
         gains: list[list[float]] = []
+        most: list[float] = []
         for i in self.order[position:]:
-            pairs = around[i]
-            effects = member.get(self.start.slots[i].drug_id, 0.0)
-            gains.append(
-                [f + s * pairs + (effects if leaves else 0.0) for f, s, leaves in self.terms[i]]
-            )
-        most = sorted((max(row, default=0.0) for row in gains), reverse=True)[:left]
-        span = min(total, sum(g for g in most if g > 0.0))
+            pairs, effects = around[i], member.get(slots[i].drug_id, 0.0)
+            row = [f + s * pairs + (effects if e else 0.0) for f, s, e, _ in self.terms[i]]
+            gains.append(row)
+            most.append(max(row, default=0.0))
+        span = min(total, _largest(most, left))
+        harm = self.harm
         top = harm.harm(total)
         chord = (top - harm.harm(total - span)) / span if span > TINY else 1.0 / harm.w.scale
-        nets = [
-            [chord * gain - o.price for gain, o in zip(row, self.options[i], strict=True)]
+        return top, [
+            [chord * gain - term[3].price for gain, term in zip(row, self.terms[i], strict=True)]
             for i, row in zip(self.order[position:], gains, strict=True)
         ]
-        return top, nets
 
-    def _around(self, partial: Partial, settled: list[int]) -> list[float]:
-        """For each drug, the hazard of its pairs with the others as they are now, started drugs aside."""
-        now, start, harm = partial.now, self.start.slots, self.harm
-        changed = [i for i in settled if now[i] is not start[i]]
-        around = [0.0] * len(now)
-        for i in settled:
-            row = self.pairs[i]
-            around[i] = sum([row[j] for j in settled])
-        for i in changed:
-            for j in settled:
-                a, b = now[i], now[j]
-                if i != j and a is not None and b is not None and (j not in changed or i < j):
-                    difference = harm.pair_hazard(a, b) - self.pairs[i][j]
-                    around[i] += difference
-                    around[j] += difference
-        return around
+    def _settle(self, partial: Partial, i: int, option: Option) -> Partial:
+        """The list once drug i has become what the option says."""
+        harm, now = self.harm, partial.now
+        before, after = now[i], option.slot
+        around = list(partial.around)
+        mine = 0.0
+        for j, other in enumerate(now):
+            if j != i and other is not None and before is not None:
+                new = harm.pair_hazard(after, other) if after is not None else 0.0
+                around[j] += new - harm.pair_hazard(before, other)
+                mine += new
+        around[i] = mine
+        settled = (*now[:i], after, *now[i + 1 :])
+        effects = partial.effects
+        if self._leaves(i, option):
+            effects = tuple(harm.set_effects([s for s in settled if s is not None]))
+        own = partial.own + (harm.drug_hazard(after) if after is not None else 0.0)
+        own -= harm.drug_hazard(before) if before is not None else 0.0
+        own += harm.w.withdrawal * option.withdrawn
+        return Partial(settled, tuple(around), own, effects)
 
     def _unmet(self, partial: Partial) -> float:
         """U lost for certain to needs, whatever the untouched drugs become."""
@@ -328,28 +339,22 @@ class Search:
         if left == 0:
             return
         promise = [max(row, default=0.0) for row in nets]
-        for k in range(len(nets)):
+        for k, row in enumerate(nets):
             if floor - _largest(promise[k:], left) >= -self.best_value - TINY:
                 return
             i = self.order[position + k]
-            ranked = sorted(range(len(nets[k])), key=lambda o: -nets[k][o])
-            for o in ranked:
-                option = self.options[i][o]
+            for o in sorted(range(len(row)), key=lambda o: -row[o]):
+                option = self.terms[i][o][3]
                 used = len(option.changes)
                 if used > left:
                     continue
                 rest = _largest(promise[k + 1 :], left - used)
-                if floor - nets[k][o] - rest >= -self.best_value - TINY:
+                if floor - row[o] - rest >= -self.best_value - TINY:
                     continue
-                started = self._starts(i, option)
-                if started and self._clashes(i, option, partial):
+                if self._leaves(i, option) and self._clashes(i, option, partial):
                     continue
-                self.descend(
-                    position + k + 1,
-                    left - used,
-                    partial.settle(i, option, started),
-                    changes + option.changes,
-                )
+                after = self._settle(partial, i, option)
+                self.descend(position + k + 1, left - used, after, changes + option.changes)
 
     def _consider(self, partial: Partial, changes: tuple[Change, ...]) -> None:
         regimen = self._regimen(partial, changes)
@@ -383,15 +388,6 @@ class Search:
         return any(
             s is not None and s.drug_id == new for j, s in enumerate(partial.now) if j != i
         )
-
-
-def _key(harm: HarmModel, effect: SetEffect) -> tuple[str, ...]:
-    """What makes an effect the same one later: a cascade by its pair, duplicates by their class."""
-    if effect.name == "cascade":
-        return (effect.name, *effect.drugs)
-    if effect.name == "duplicate_class":
-        return (effect.name, harm.tables.drugs[effect.drugs[0]].drug_class)
-    return (effect.name,)
 
 
 def _largest(values: list[float], count: int) -> float:
