@@ -40,6 +40,7 @@ from env_server.envs.polypharmacy.seed_risk import (
 )
 from env_server.envs.polypharmacy.tasks import REVIEWS, ReviewTask
 
+_ROUNDING = 1e-9  # plans add contributions up in another order than the grader
 NO_INTERACTION = Finding("none", "no_action", 0.0, "")
 CHARGES = Charges(
     query=RULES.query,
@@ -269,11 +270,12 @@ class Outcome(Mapping[str, Any]):
         if key in self._PLANNED and key not in self._told:
             plan = self._case.plan()
             score_best = clamp_score(plan.score)
+            missed = score_best - clamp_score(self._told["attained"])
             self._told |= {
                 "score_best": score_best,
                 "optimum": plan.score,
                 # a beam is no proof: where an agent did better than the plan, nothing was left
-                "regret": max(0.0, score_best - clamp_score(self._told["attained"])),
+                "regret": missed if missed > _ROUNDING else 0.0,
                 "best_plan": [action.to_json() for action in plan.actions],
             }
         return self._told[key]
