@@ -21,7 +21,7 @@ from eval.result import Result, result
 from eval.roster import Options, Player
 from eval.rows import Played, Row, rows
 
-Tick = Callable[[str, str], None]  # (task, agent), once an episode
+Tick = Callable[[str, str, int], None]  # (task, agent, episodes settled since the last call)
 
 
 def compare(
@@ -44,7 +44,7 @@ def compare(
     tasks: None takes the family's tasks that are not marked `seed` (all, where all are).
     agents: specs as `roster.find` reads them, or players; None takes the task's defaults.
     baseline: what differences are taken to; None takes `heuristic`, or the first heuristic there is.
-    run: a folder that keeps every episode; resume continues one. tick is called after each episode.
+    run: a folder that keeps every episode; resume continues one. tick is called as episodes are over.
     Raises a RoundsError on anything unknown, and TrainedOnTest before the first episode.
     """
     question = ask(family, tasks, split, seed0, episodes)
@@ -80,17 +80,17 @@ def _play(
     tick: Tick,
 ) -> Played:
     empty = Played(task.name, player.name, player.role)
-    if isinstance(player, Absent):
-        return replace(empty, note=player.why)
-    if not player.plays(task):
-        return replace(empty, note="does not play this task")
+    if isinstance(player, Absent) or not player.plays(task):
+        tick(task.name, player.name, question.episodes)
+        why = player.why if isinstance(player, Absent) else "does not play this task"
+        return replace(empty, note=why)
     results = dict(before.get((task.name, player.name), {}))
     left = [seed for seed in question.seeds if seed not in results]
     for trajectory in player.play(question.family, task.name, question.split, left):
         if kept is not None:
             kept.add(trajectory)
         results[trajectory.seed] = result(trajectory)
-        tick(task.name, player.name)
+        tick(task.name, player.name, 1)
     return replace(empty, results=tuple(results[seed] for seed in question.seeds))
 
 
@@ -102,7 +102,7 @@ def _played_before(kept: Record | None, tick: Tick) -> dict[tuple[str, str], dic
             found.setdefault((trajectory.task, trajectory.agent), {})[trajectory.seed] = result(
                 trajectory
             )
-            tick(trajectory.task, trajectory.agent)
+            tick(trajectory.task, trajectory.agent, 1)
     return found
 
 
@@ -144,7 +144,7 @@ def _opened(
     return opened
 
 
-def _silent(task: str, agent: str) -> None:
+def _silent(task: str, agent: str, episodes: int) -> None:
     return None
 
 
@@ -204,8 +204,8 @@ def _progress(total: int) -> Iterator[Tick]:
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         shown = bar.add_task("episodes", total=total)
 
-        def tick(task: str, agent: str) -> None:
-            bar.update(shown, advance=1, description=f"{task} · {agent}")
+        def tick(task: str, agent: str, episodes: int) -> None:
+            bar.update(shown, advance=episodes, description=f"{task} · {agent}")
 
         yield tick
 

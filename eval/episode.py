@@ -23,9 +23,8 @@ def play(family: Family, task: str, seed: int, split: Split, card: AgentCard) ->
 
     What the agent or the episode raises is raised: a broken agent must not read as a bad score.
     """
-    begun = perf_counter()
     episode = family.begin(task, seed, split)
-    turns = take_turns(episode, card)
+    turns, seconds = take_turns(episode, card)
     return Trajectory(
         family=family.name,
         task=task,
@@ -37,23 +36,30 @@ def play(family: Family, task: str, seed: int, split: Split, card: AgentCard) ->
         final=episode.observe().to_json(),
         score=episode.score(),
         outcome=plain(episode.outcome()),
-        seconds=perf_counter() - begun,
+        seconds=seconds,
     )
 
 
-def take_turns(episode: Episode, card: AgentCard) -> tuple[Turn, ...]:
-    """Every decision the card's agent makes until the episode ends."""
+def take_turns(episode: Episode, card: AgentCard) -> tuple[tuple[Turn, ...], float]:
+    """(every decision until the episode ends, the seconds the agent took to decide).
+
+    The environment's own time is left out: whoever plays a patient first would pay for its set-up.
+    """
+    begun = perf_counter()
     agent = card.make(episode)
-    limit = episode.task.max_steps + SLACK
+    seconds = perf_counter() - begun
     turns: list[Turn] = []
     while not episode.done:
-        if len(turns) >= limit:
+        if len(turns) >= episode.task.max_steps + SLACK:
             raise NeverEnded(
                 f"{card.name} on {episode.task.name}, seed {episode.seed}: {len(turns)} steps and not"
                 f" done; the task allows {episode.task.max_steps}"
             )
-        turns.append(take_turn(episode, agent.act(episode.observe(), episode.legal_actions)))
-    return tuple(turns)
+        seen, begun = episode.observe(), perf_counter()
+        decision = agent.act(seen, episode.legal_actions)
+        seconds += perf_counter() - begun
+        turns.append(take_turn(episode, decision))
+    return tuple(turns), seconds
 
 
 def take_turn(episode: Episode, decision: Action | Refusal) -> Turn:

@@ -120,7 +120,9 @@ def load(folder: Path, base: Path | str | None) -> tuple[Any, Any]:
     """(model, tokenizer), on a GPU where there is one. Nothing is downloaded."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # the table has its own
     model = AutoModelForCausalLM.from_pretrained(
         str(base or folder), dtype="auto", local_files_only=True
     )

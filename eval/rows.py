@@ -24,8 +24,8 @@ class Row:
     n: patients. score: mean in [0.001, 0.999] with its 95 % interval; iqm: mean of the middle half.
     episode_return: `return` in JSON. regret: the reference's score less this agent's, mean.
     share_of_optimum: of what could be gained. refusal_share: of all steps. overcall_share: of clean
-    patients, how many were changed at all. steps, queries, interventions, tokens, seconds: a mean
-    episode. diff: score less the baseline's on the same patients; p as tested, p_holm corrected for
+    patients, how many were changed at all. steps, queries, interventions, tokens, seconds (to
+    decide): a mean episode. diff: score less the baseline's on the same patients; p as tested, p_holm corrected for
     the block's rows; wins: probability of improvement; detectable: the smallest difference this n
     would have found.
     """
@@ -115,7 +115,13 @@ def _block(family: str, split: str, played: Sequence[Played], baseline: str | No
 def _row(family: str, split: str, played: Played) -> Row:
     kept = [r for r in played.results if r.lost is None]
     lost = len(played.results) - len(kept)
-    note = "; ".join(filter(None, [played.note, f"{lost} lost, left out" if lost else ""]))
+    wordless = sum(r.sampled_tokens == 0 for r in kept)
+    remarks = [
+        played.note,
+        f"{lost} lost, left out" if lost else "",
+        f"{wordless} patients do not fit the model's context" if wordless else "",
+    ]
+    note = "; ".join(filter(None, remarks))
     row = Row(family, played.task, played.agent, played.role, split, lost=lost, note=note)
     return _measured(row, kept) if kept else row
 

@@ -72,7 +72,7 @@ COLUMNS = (
     Column("refused", lambda r: _percent(r.refusal_share)),
     Column("over-called", lambda r: _percent(r.overcall_share)),
     Column("tokens", lambda r: _digits(r.tokens, 0)),
-    Column("an episode", lambda r: _time(r.seconds)),
+    Column("time", lambda r: _time(r.seconds)),
     Column("note", lambda r: r.note),
 )
 
@@ -127,7 +127,7 @@ def legend(rows: Sequence[Row]) -> str:
         "Score: mean over patients with a 95 % bootstrap interval (BCa)."
         + against
         + " Regret: score of the reference less the agent's. Over-called: patients who needed no"
-        " change and got one."
+        " change and got one. Time: to decide, an episode."
     )
 
 

@@ -70,7 +70,7 @@ class Trajectory:
     final: JsonObject  # the last observation
     score: float
     outcome: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
-    seconds: float = 0.0
+    seconds: float = 0.0  # an in-process agent's own; a model's with everything around it
     tokens: Tokens | None = None
     lost: str | None = None  # why the episode could not be finished; its score means nothing then
 

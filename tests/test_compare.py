@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +31,7 @@ from eval.compare import compare
 from eval.episode import NeverEnded, play, take_turn
 from eval.heldout import Patients, TrainedOnTest, UnreadableSeeds, refuse_overlap, trained_on
 from eval.record import BadLine, RunDiffers, RunExists, read_episodes
+from eval.replay import replay
 from eval.result import result
 from eval.roster import CardPlayer, SameName, find
 from eval.rows import Row
@@ -362,3 +367,44 @@ def test_canaries_are_added_to_named_agents(capsys: pytest.CaptureFixture[str]):
     )
     agents = [row["agent"] for row in json.loads(capsys.readouterr().out)]
     assert agents[0] == "heuristic" and "finish_at_once" in agents
+
+
+# -- real patients --------------------------------------------------------------------------------
+
+
+def test_on_real_patients_the_reference_is_best_and_blind_stopping_is_not(tmp_path: Path):
+    rows = by_agent(
+        compare("polypharmacy", ["review_easy"], episodes=40, run=tmp_path / "r"), "review_easy"
+    )
+    assert {"random", "heuristic", "blind_stop", "reference"} <= rows.keys()
+    scores = {agent: row.score or 0.0 for agent, row in rows.items()}
+    assert max(scores, key=scores.__getitem__) == "reference"
+    assert scores["heuristic"] > scores["random"]
+    assert rows["reference"].regret == pytest.approx(0.0, abs=1e-6)
+    assert rows["reference"].overcall_share == 0.0
+    assert all((row.regret or 0.0) >= 0.0 for row in rows.values())
+    assert set(replay(tmp_path / "r" / "episodes.jsonl")) == {None}
+
+
+@pytest.mark.slow
+def test_killing_a_run_loses_at_most_the_line_being_written(tmp_path: Path):
+    asked = [
+        sys.executable, "-m", "eval.compare", "--tasks", "review_easy", "--agents", "random,heuristic",
+        "--episodes", "300", "--run", "killed", "--json",
+    ]  # fmt: skip
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    child = subprocess.Popen(asked, cwd=tmp_path, env=here, stdout=subprocess.DEVNULL)
+    kept = tmp_path / "runs" / "killed" / "episodes.jsonl"
+    while not (kept.exists() and kept.stat().st_size > 200_000):
+        assert child.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    before = kept.read_bytes().count(b"\n")
+    done = subprocess.run(
+        [*asked, "--resume"], cwd=tmp_path, env=here, capture_output=True, text=True, check=True
+    )
+    assert [row["n"] for row in json.loads(done.stdout)] == [300, 300]
+    played = [(t.agent, t.seed) for t in read_episodes(kept)]
+    assert 0 < before < 600
+    assert len(played) == len(set(played)) == 600
