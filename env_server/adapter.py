@@ -6,7 +6,7 @@ The only module that imports openenv, which takes seconds; our doors do not need
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal, cast
 
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, EnvironmentMetadata, Observation, State
@@ -94,21 +94,24 @@ class RoundsEnvironment(Environment):  # type: ignore[misc]
 @cache
 def action_model(family: str) -> type[Action]:
     """The family's action as a subclass of OpenEnv's, for `create_app` and typed clients."""
-    return _joined(family, "Action", Action)
+    return cast("type[Action]", _joined(family, "Action", Action))
 
 
 @cache
 def observation_model(family: str) -> type[Observation]:
     """The family's observation as a subclass of OpenEnv's."""
-    return _joined(family, "Observation", Observation)
+    return cast("type[Observation]", _joined(family, "Observation", Observation))
 
 
 @cache
 def state_model(family: str) -> type[State]:
     """The family's state as a subclass of OpenEnv's."""
-    return _joined(family, "State", State)
+    return cast("type[State]", _joined(family, "State", State))
 
 
-def _joined(family: str, name: Any, base: type[BaseModel]) -> Any:
+def _joined(
+    family: str, name: Literal["Action", "Observation", "State"], base: type[BaseModel]
+) -> type[BaseModel]:
+    """Our model with OpenEnv's as a second base: its `metadata`, `reward` and checks come along."""
     ours = wire.model(registry.get(family), name)
     return type(ours.__name__, (ours, base), {"__module__": __name__, "__doc__": ours.__doc__})

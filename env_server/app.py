@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         help="bounded clamps every reward shown into (0.001, 0.999)",
     )
     parser.add_argument("--capacity", type=_positive, default=256, help="sessions at one time")
-    parser.add_argument("--idle-s", type=float, default=1800.0, help="unused sessions end after")
+    parser.add_argument("--idle-s", type=_seconds, default=1800.0, help="unused sessions end after")
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="warning"
     )
@@ -172,6 +172,16 @@ def _port(given: str) -> int:
     if not given.isdecimal() or int(given) > 65535:
         raise argparse.ArgumentTypeError(f"{given!r} is no port; ports are 0 to 65535")
     return int(given)
+
+
+def _seconds(given: str) -> float:
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= 1e6:
+        raise argparse.ArgumentTypeError(f"{given!r} is not a number of seconds above 0")
+    return seconds
 
 
 def _positive(given: str) -> int:

@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_socket
@@ -141,7 +141,7 @@ class Connection:
                 raise CapacityError(f"{self.url}: {refused}") from None
         except (TimeoutError, ConnectionClosed, OSError, ValueError) as error:
             raise ServerError(
-                f"{self.url} does not speak this protocol: {error or type(error).__name__}"
+                f"{self.url} does not speak this protocol: {str(error) or type(error).__name__}"
             ) from None
         self._release(line)
 
@@ -210,7 +210,7 @@ class Connection:
 
     async def _open(self) -> ClientConnection:
         # loopback never goes through a proxy, whatever the environment says
-        direct = {"proxy": None} if any(mark in self.url for mark in _LOCAL) else {}
+        proxy: Literal[True] | None = None if any(mark in self.url for mark in _LOCAL) else True
         try:
             return await open_socket(
                 self.url,
@@ -220,7 +220,7 @@ class Connection:
                 close_timeout=2.0,
                 max_size=MAX_REPLY,
                 compression=None,  # costs 40 % on a local link
-                **direct,
+                proxy=proxy,
             )
         except InvalidStatus as error:
             status = error.response.status_code

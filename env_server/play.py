@@ -27,7 +27,7 @@ class TooSlow(RoundsError):
 class Limits:
     """How long anything may take."""
 
-    begin_s: float = 30.0  # building a case
+    begin_s: float = 55.0  # building a case, the wait for others included; clients give up at 60
     send_s: float = 15.0  # a peer that does not read for so long is dropped
 
 

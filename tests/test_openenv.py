@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -20,11 +18,20 @@ from env_server.envs.polypharmacy import wire
 from env_server.envs.polypharmacy.observation import ReviewObservation
 from env_server.envs.polypharmacy.tasks import REVIEWS
 
-STOCK_CLIENT = """
-import json, sys
+# one process, one import: the stock client and the stock validator against our server, our
+# environment inside OpenEnv's server, and what our types extend
+SCRIPT = """
+import json, socket, sys, threading, time
+import uvicorn
+from openenv.cli.__main__ import app as command
+from openenv.core.env_server.http_server import create_app
+from openenv.core.env_server.types import Action, Observation, State
 from openenv.core.generic_client import GenericEnvClient
+from typer.testing import CliRunner
+from env_server import adapter
+
 url, tasks = sys.argv[1], sys.argv[2:]
-played = {}
+said = {"played": {}}
 with GenericEnvClient(base_url=url).sync() as env:
     for task in tasks:
         result = env.reset(task_id=task, seed=5, split="validation")
@@ -38,18 +45,18 @@ with GenericEnvClient(base_url=url).sync() as env:
         ):
             result = env.step(action)
             rewards.append(result.reward)
-        played[task] = [rewards, result.done, result.observation["score"], env.state()]
-print(json.dumps(played))
-"""
+        state = env.state()
+        said["played"][task] = [rewards, result.done, result.observation["score"], state]
 
-STOCK_SERVER = """
-import asyncio, json, socket, threading, time
-import uvicorn
-from openenv.core.env_server.http_server import create_app
-from openenv.core.generic_client import GenericEnvClient
-from env_server import adapter
-app = create_app(adapter.RoundsEnvironment, adapter.action_model("polypharmacy"),
-                 adapter.observation_model("polypharmacy"), max_concurrent_envs=4)
+checked = CliRunner().invoke(command, ["validate", "--url", url])
+said["validated"] = [checked.exit_code, json.loads(checked.stdout)]
+
+models = [adapter.action_model, adapter.observation_model, adapter.state_model]
+action, observation, state = [model("polypharmacy") for model in models]
+said["extends"] = [issubclass(action, Action), issubclass(observation, Observation),
+                   issubclass(state, State), observation.__name__]
+
+app = create_app(adapter.RoundsEnvironment, action, observation, max_concurrent_envs=4)
 listener = socket.create_server(("127.0.0.1", 0))
 server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
 threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
@@ -58,41 +65,32 @@ while not server.started:
 with GenericEnvClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}").sync() as env:
     begun = env.reset(task_id="review_easy", seed=5).observation
     step = env.step({"action_type": "finish_review"})
-    print(json.dumps([begun, step.reward, step.done, step.observation, env.state()]))
+    said["inside"] = [begun, step.reward, step.done, step.observation, env.state()]
 server.should_exit = True
-"""
-
-BASE_TYPES = """
-import json
-from openenv.core.env_server.types import Action, Observation, State
-from env_server import adapter
-print(json.dumps([
-    issubclass(adapter.action_model("polypharmacy"), Action),
-    issubclass(adapter.observation_model("polypharmacy"), Observation),
-    issubclass(adapter.state_model("polypharmacy"), State),
-    adapter.observation_model("polypharmacy").__name__,
-]))
+print(json.dumps(said))
 """
 
 
-def run(script: str, *args: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-c", script, *args], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture(scope="module")
+def said() -> Any:
+    """What OpenEnv's programs saw, from one process of their own."""
+    with serving() as url:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, url, *REVIEWS],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving() as url:
-        yield url
-
-
-def test_the_stock_client_plays_every_task(url: str) -> None:
+@pytest.mark.slow
+def test_the_stock_client_plays_every_task(said: Any) -> None:
     family = registry.get("polypharmacy")
-    played = run(STOCK_CLIENT, url, *family.tasks)
-    for task, (rewards, done, score, state) in played.items():
+    assert set(said["played"]) == set(family.tasks)
+    for task, (rewards, done, score, state) in said["played"].items():
         local = family.begin(task, 5, "validation")
         drugs = [m["drug_id"] for m in local.observe().to_json()["current_medications"]]
         expected = [
@@ -110,18 +108,16 @@ def test_the_stock_client_plays_every_task(url: str) -> None:
         assert rewards == expected and done and score == local.score() and state == local.state()
 
 
-def test_the_validator_passes_every_check(url: str) -> None:
-    openenv = Path(sys.executable).with_name("openenv")
-    done = subprocess.run(
-        [openenv, "validate", "--url", url], capture_output=True, text=True, timeout=120
-    )
-    report = json.loads(done.stdout)
-    assert done.returncode == 0 and report["passed"]
+@pytest.mark.slow
+def test_the_validator_passes_every_check(said: Any) -> None:
+    code, report = said["validated"]
+    assert code == 0 and report["passed"]
     assert report["summary"]["passed_count"] == report["summary"]["total_count"] == 6
 
 
-def test_openenvs_own_server_serves_our_environment() -> None:
-    begun, reward, done, last, state = run(STOCK_SERVER)
+@pytest.mark.slow
+def test_openenvs_own_server_serves_our_environment(said: Any) -> None:
+    begun, reward, done, last, state = said["inside"]
     local = registry.get("polypharmacy").begin("review_easy", 5)
     shown = {k: v for k, v in local.observe().to_json().items() if k not in ("done", "reward")}
     assert begun == shown
@@ -132,14 +128,15 @@ def test_openenvs_own_server_serves_our_environment() -> None:
     assert state == local.state()
 
 
-def test_wire_types_extend_openenvs() -> None:
-    assert run(BASE_TYPES) == [True, True, True, "PolypharmacyObservation"]
+@pytest.mark.slow
+def test_wire_types_extend_openenvs(said: Any) -> None:
+    assert said["extends"] == [True, True, True, "PolypharmacyObservation"]
 
 
 @pytest.mark.parametrize("task", REVIEWS)
 def test_the_observation_model_describes_what_is_sent(task: str) -> None:
     family = registry.get("polypharmacy")
-    episode = family.begin(task, 9)
+    episode = family.begin(task, 1)
     while not episode.done:
         sent = episode.step(episode.legal_actions()[-1 if episode.steps > 4 else 0]).observation
         assert isinstance(sent, ReviewObservation)

@@ -389,7 +389,8 @@ def test_an_unknown_family_is_a_clear_error(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
-    "flags", [["--port", "70000"], ["--capacity", "0"], ["--reward-style", "x"]]
+    "flags",
+    [["--port", "70000"], ["--capacity", "0"], ["--idle-s", "nan"], ["--reward-style", "x"]],
 )
 def test_a_bad_flag_ends_with_usage(flags: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
