@@ -254,9 +254,12 @@ def episode_return(episode_return: list[float | None], **columns: Any) -> list[f
     if log_metric is not None:
         for name, value in columns["batch"][0].items():
             log_metric(name, value)
-        for parts, paid in zip(columns["parts"], episode_return, strict=True):
-            for name, value in parts.items() if paid is not None else ():
-                log_metric(f"parts/{name}", value)
+        told = [
+            p for p, paid in zip(columns["parts"], episode_return, strict=True) if paid is not None
+        ]
+        for name in sorted({name for parts in told for name in parts}):
+            for parts in told:  # an episode without the part has had 0 of it
+                log_metric(f"parts/{name}", parts.get(name, 0.0))
     return episode_return
 
 

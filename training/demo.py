@@ -1,0 +1,200 @@
+"""The whole pipeline in one process: warm start, GRPO, and the table that says what it was worth.
+
+What `make run` calls. On a CPU it makes its own model and needs nothing but packages; on a GPU it
+takes a model from the Hub. Stopped at any point, the same command goes on from there. Knows the
+order of the stages; each stage is a room's own command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.loader import ConfigError, load, overrides_of
+from env_server import registry
+from env_server.contract import RoundsError
+from training import threads
+
+if TYPE_CHECKING:
+    from eval.rows import Row
+    from training.watch import Progress
+
+threads.settle()
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """The two configs of a pipeline, and the model it starts from."""
+
+    sft: str
+    grpo: str
+    init: str
+
+    @property
+    def name(self) -> str:
+        return Path(self.grpo).stem
+
+
+TINY = Preset("sft/demo.yaml", "grpo/demo.yaml", "tiny")
+# the largest that fits, by GiB of GPU memory
+ON_GPU = (
+    (60, Preset("sft/qwen05b.yaml", "grpo/h200_qwen3b.yaml", "Qwen/Qwen2.5-3B-Instruct")),
+    (30, Preset("sft/qwen05b.yaml", "grpo/a100_qwen15b.yaml", "Qwen/Qwen2.5-1.5B-Instruct")),
+    (0, Preset("sft/qwen05b.yaml", "grpo/t4_qwen05b.yaml", "Qwen/Qwen2.5-0.5B-Instruct")),
+)
+# knobs of `--fast`: every stage for real, no stage long enough to learn much
+FAST_SFT = ("episodes=160", "steps=30", "save_every=15", "log_every=5")
+FAST_GRPO = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 16,
+    "num_generations": 4,
+    "validation_patients": 8,
+    "validation_every": 1,
+    "save_steps": 1,
+}
+
+
+def choose(init: str | None) -> Preset:
+    """The preset for this machine: `init` as asked, else by the GPU, else the embedded model."""
+    import torch
+
+    from training.tiny import SIZES
+
+    if init in SIZES or (init is None and not torch.cuda.is_available()):
+        return Preset(TINY.sft, TINY.grpo, init or TINY.init)
+    if not torch.cuda.is_available():
+        raise ConfigError(f"init {init!r} wants a GPU and there is none; --init tiny needs none")
+    memory = torch.cuda.get_device_properties(0).total_memory / _GIB
+    preset = next(fitting for least, fitting in ON_GPU if memory >= least)
+    return Preset(preset.sft, preset.grpo, init or preset.init)
+
+
+def run(
+    output: Path,
+    task: str | None,
+    init: str | None,
+    patients: int,
+    fast: bool,
+    progress: Progress,
+) -> list[Row]:
+    """Warm start, GRPO and the evidence, each resumed or left out where it is done already."""
+    preset = choose(init)
+    family = registry.get("polypharmacy") if task is None else registry.owner(task)
+    task = task or "review_easy"
+    warm = _warm_start(preset, output, family.name, task, fast, progress)
+    print(f"warm start: {warm}", file=sys.stderr)
+    trained = _reinforce(preset, output, family.name, task, fast, progress)
+    print(f"GRPO: {trained}", file=sys.stderr)
+    return _compare(output, family.name, task, patients, progress)
+
+
+def _warm_start(
+    preset: Preset, output: Path, family: str, task: str, fast: bool, progress: Progress
+) -> Path:
+    from training import sft
+
+    chosen = {"output": str(output / "sft"), "family": family, "tasks": [task], "init": preset.init}
+    knobs = overrides_of(FAST_SFT if fast else ())
+    return sft.train(load(CONFIGS / preset.sft, sft.SftConfig, {**knobs, **chosen}), progress)
+
+
+def _reinforce(
+    preset: Preset, output: Path, family: str, task: str, fast: bool, progress: Progress
+) -> Path:
+    from training.grpo import train
+    from training.grpo_settings import parse
+
+    knobs: dict[str, object] = {
+        **(FAST_GRPO if fast else {}),
+        "output": output / "grpo",
+        "model": output / "sft" / "model",
+        "family": family,
+        "tasks": task,
+    }
+    flags = [text for name, value in knobs.items() for text in (f"--{name}", str(value))]
+    settings, config = parse(["--config", str(CONFIGS / preset.grpo), *flags])
+    return train(settings, config, progress)
+
+
+def _compare(output: Path, family: str, task: str, patients: int, progress: Progress) -> list[Row]:
+    from training.evidence import before_after, players
+
+    total = patients * len(players(output / "sft", output / "grpo", family, task))
+    played = 0
+
+    def tick(_: str, agent: str, settled: int) -> None:
+        nonlocal played
+        played += settled
+        progress("table", played, total, {})
+
+    return before_after(output, output / "sft", output / "grpo", family, task, patients, tick)
+
+
+def _tell(output: Path, rows: Sequence[Row]) -> None:
+    """The table on stdout, and where everything lies."""
+    from eval import table
+    from training import evidence
+
+    table.show(rows, table.console_for_stdout())
+    print(evidence.summary(rows))
+    print(f"""
+Everything lies in {output}/
+  {evidence.MARKDOWN}, {evidence.JSON}   this table, and the machine it was measured on
+  {evidence.PICTURE}                    the learning curve
+  sft/model, grpo/model                 the two models; `--agents local:{output}/grpo` in eval.compare
+  sft/metrics.jsonl, grpo/metrics.jsonl what every step said
+  grpo/validation.jsonl, grpo/best      the checkpoint chosen on validation patients, and its episodes""")
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.demo",
+        description="Train a policy in miniature and show that it learned: SFT, GRPO, table.",
+        epilog="Stopped at any point, the same command goes on from there.",
+    )
+    add = parser.add_argument
+    add("--task", help="the task to learn (default: review_easy)")
+    add(
+        "--init", help="tiny forces the CPU demo on a GPU machine; or a Hub id, or a model's folder"
+    )
+    add("--output", type=Path, help="folder of everything (default: runs/<preset>)")
+    add("--patients", type=int, default=300, help="test patients of the table (default: 300)")
+    add("--fast", action="store_true", help="every stage for real but far too short to learn much")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    asked = arguments().parse_args(argv)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
+    from training import watch
+
+    try:
+        output = asked.output or Path("runs") / _folder(asked)
+        with watch.line() as progress:
+            rows = run(output, asked.task, asked.init, asked.patients, asked.fast, progress)
+    except (ConfigError, RoundsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except watch.Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return 130
+    _tell(output, rows)
+    return 0
+
+
+def _folder(asked: argparse.Namespace) -> str:
+    """One folder a preset and task, so that a second run of the same resumes and another does not."""
+    parts = [choose(asked.init).name, asked.task or "", "fast" if asked.fast else ""]
+    return "_".join(part for part in parts if part)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
