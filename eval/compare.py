@@ -38,13 +38,15 @@ def compare(
     run: Path | None = None,
     resume: bool = False,
     tick: Tick | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[Row]:
     """Play every agent on the same patients and return the rows of the table.
 
     tasks: None takes the family's tasks that are not marked `seed` (all, where all are).
     agents: specs as `roster.find` reads them, or players; None takes the task's defaults.
     baseline: what differences are taken to; None takes `heuristic`, or the first heuristic there is.
-    run: a folder that keeps every episode; resume continues one. tick is called as episodes are over.
+    run: a folder that keeps every episode; resume continues one.
+    tick: called as episodes are over. say: called with a sentence where a resumed run was mended.
     Raises a RoundsError on anything unknown, and TrainedOnTest before the first episode.
     """
     question = ask(family, tasks, split, seed0, episodes)
@@ -52,6 +54,8 @@ def compare(
     players = enrol(question, named, options or Options())
     against = choose_baseline(players, baseline)
     with _opened(run, question, players, options or Options(), resume) as kept:
+        if say is not None and kept is not None and kept.dropped is not None:
+            say(kept.dropped)
         played = list(_play_all(question, players, kept, tick or _silent))
     found = rows(question.family.name, split, played, against)
     if run is not None:
@@ -139,8 +143,6 @@ def _opened(
     record.write_json(
         run / "seeds.json", {"evaluated_on": [p.to_json() for p in question.patients()]}
     )
-    if opened.dropped:
-        print(opened.dropped, file=sys.stderr)
     return opened
 
 
@@ -186,6 +188,7 @@ def _compare_with_progress(asked: argparse.Namespace) -> list[Row]:
             run=record.RUNS / asked.run if asked.run else None,
             resume=asked.resume,
             tick=tick,
+            say=lambda sentence: print(sentence, file=sys.stderr),
         )
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +158,8 @@ def model_folder(given: str, marker: str, how: str) -> Path:
 
     Raises NotReady, which says how to make what is missing.
     """
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        raise NotReady("playing a model needs torch and transformers: pip install -e '.[train]'")
     places = [Path(given), *(Path(given) / inside for inside in INSIDE)]
     found = next((place for place in places if (place / marker).is_file()), None)
     if found is None:

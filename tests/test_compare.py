@@ -284,14 +284,15 @@ def test_a_seeds_file_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path):
 # -- runs -----------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_resumes_to_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_killed_run_resumes_to_the_same_table(tmp_path: Path):
     run = tmp_path / "r"
     whole = compare(LINE, ["near"], episodes=12, run=run)
     lines = (run / "episodes.jsonl").read_bytes()
     (run / "episodes.jsonl").write_bytes(lines[: len(lines) // 2])
-    again = compare(LINE, ["near"], episodes=12, run=run, resume=True)
+    said: list[str] = []
+    again = compare(LINE, ["near"], episodes=12, run=run, resume=True, say=said.append)
     assert without_time(again) == without_time(whole)
-    assert "the last line was cut off" in capsys.readouterr().err
+    assert len(said) == 1 and "the last line was cut off" in said[0]
     assert len(list(read_episodes(run / "episodes.jsonl"))) == 60
 
 
@@ -358,6 +359,22 @@ def test_a_folder_that_cannot_be_made_is_an_error_message(capsys: pytest.Capture
     Path("runs").write_text("a file where a folder should be")
     assert command.main(["--tasks", "near", "--episodes", "1", "--run", "x"]) == 2
     assert "runs" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_number_line")
+def test_ctrl_c_ends_with_130_and_the_way_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    asked = ["--tasks", "near", "--agents", "random,heuristic", "--episodes", "3", "--run", "x"]
+    with monkeypatch.context() as patch:
+        patch.setattr("fakes.Asker.act", interrupted)
+        assert command.main(asked) == 130
+    assert "--run x --resume" in capsys.readouterr().err
+    assert len(list(read_episodes(Path("runs/x/episodes.jsonl")))) == 3
+    assert command.main([*asked, "--resume"]) == 0
 
 
 @pytest.mark.usefixtures("_number_line")
