@@ -84,10 +84,22 @@ def main(argv: Sequence[str] | None = None) -> int:
                 capacity=options.capacity,
                 idle_s=options.idle_s,
             )
-        except RoundsError as error:
+            _warm()
+        except (
+            RoundsError,
+            ValueError,
+        ) as error:  # ValueError: a table that does not hold together
             print(f"error: {error}", file=sys.stderr)
             return 1
         return _serve(app, listener, options)
+
+
+def _warm() -> None:
+    """Begin one case of every family: bad tables stop the server now, and nobody's reset is slow."""
+    from env_server import registry
+
+    for name in registry.names():
+        registry.get(name).begin()
 
 
 def _serve(app: FastAPI, listener: socket.socket, options: argparse.Namespace) -> int:

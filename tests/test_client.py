@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from env_server.contract import (
 )
 
 LINE = NumberLine()
+MAIN = threading.main_thread().ident or 0
 
 
 @dataclass(slots=True)
@@ -158,6 +160,31 @@ def test_a_late_reply_never_answers_another_request() -> None:
         again = link.begin("near", seed=3)
         step = again.step(RIGHT)
         assert canonical(step.to_json()) == canonical(LINE.begin("near", 3).step(RIGHT).to_json())
+
+
+def test_an_interrupt_while_waiting_loses_that_episode_only() -> None:
+    with (
+        serving_here(create_app(LINE.name, families=[SluggishLine()])) as url,
+        connect(url, LINE.name) as link,
+    ):
+        waiting, other = link.begin_many([("near", 3, "train"), ("near", 4, "train")])
+        interrupt = threading.Timer(0.2, signal.pthread_kill, (MAIN, signal.SIGINT))
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            waiting.step(LEFT)
+        interrupt.join()
+        assert isinstance(other.step(RIGHT), Step)
+        with pytest.raises(EpisodeLost):
+            waiting.step(RIGHT)
+
+
+def test_begin_many_gives_all_or_none(url: str) -> None:
+    with connect(url, LINE.name, pool=2) as link:
+        with pytest.raises(CapacityError):
+            link.begin_many([("near", seed, "train") for seed in range(3)])
+        with pytest.raises(UnknownTask):
+            link.begin_many([("near", 0, "train"), ("nowhere", 0, "train")])
+        assert len(link.begin_many([("near", 0, "train"), ("near", 1, "train")])) == 2
 
 
 def test_a_batch_reports_the_lost_episode_in_its_place() -> None:

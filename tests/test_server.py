@@ -144,6 +144,18 @@ def test_no_message_ends_a_session_or_shows_our_insides(
     assert reply["data"].get("code") != "EXECUTION_ERROR"
 
 
+@settings(max_examples=150)
+@given(st.sampled_from(["/reset", "/step"]), st.binary(max_size=80) | st.text(max_size=60))
+def test_no_body_makes_a_server_error(steady: httpx.Client, path: str, body: bytes | str) -> None:
+    assert steady.post(path, content=body).status_code < 500
+
+
+@pytest.fixture(scope="module")
+def steady(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url) as http:
+        yield http
+
+
 @pytest.fixture(scope="module")
 def fuzzed(url: str) -> Iterator[ClientConnection]:
     with dial(url) as ws:
@@ -386,6 +398,17 @@ def test_a_taken_port_is_a_clear_error(capsys: pytest.CaptureFixture[str]) -> No
 def test_an_unknown_family_is_a_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert server.main(["--port", "0", "--family", "polyfarmacy"]) == 1
     assert "did you mean 'polypharmacy'" in capsys.readouterr().err
+
+
+def test_a_table_that_does_not_hold_together_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def begin(*wanted: object) -> None:
+        raise ValueError("ddi_rules.csv line 9: no drug 'wafarin'")
+
+    monkeypatch.setattr(type(FAMILY), "begin", begin)
+    assert server.main(["--port", "0"]) == 1
+    assert "ddi_rules.csv line 9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
