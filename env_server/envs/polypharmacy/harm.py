@@ -26,8 +26,8 @@ class HarmWeights:
     """Hazard at which H reaches 1 - 1/e. Constant: a long list is not excused by its length."""
     pair: float = 1.0
     """Hazard of a pair per unit of its base_risk_score (severe .6-.9, moderate .25-.5, mild .05-.15)."""
-    severity: tuple[tuple[str, float], ...] = (("severe", 1.0), ("moderate", 0.5), ("mild", 0.3))
-    """Severity counts beyond the score: a severe pair is what a review must not miss."""
+    severity: tuple[tuple[str, float], ...] = (("severe", 1.0), ("moderate", 0.25), ("mild", 0.1))
+    """Severity counts beyond the score: a moderate pair is mostly lived with, a severe one must not be missed."""
     dose: tuple[float, float, float] = (1.0, 0.7, 0.45)
     """Share of a drug's hazards left at each dose step."""
     monitored: tuple[tuple[str, float], ...] = (
@@ -70,9 +70,10 @@ class HarmWeights:
     """U lost per unit of need_weight left untreated."""
     efficacy: tuple[float, float, float] = (1.0, 0.95, 0.85)
     """Share of a need still met at each dose step."""
-    stop: float = 0.01
-    substitute: float = 0.015
-    reduce: float = 0.006
+    stop: float = 0.015
+    """U lost to each kind of change: new habits, new monitoring, new errors."""
+    substitute: float = 0.02
+    reduce: float = 0.01
     monitor: float = 0.01
 
 

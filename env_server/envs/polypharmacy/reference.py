@@ -44,6 +44,7 @@ class Optimum:
     nodes: int
 
 
+Fits = Callable[[str, list[str]], bool]
 Orders = Callable[[tuple[Change, ...]], bool]
 
 
@@ -52,15 +53,16 @@ def optimum(
     start: Regimen,
     budget: int,
     swaps: Callable[[Slot], tuple[str, ...]],
+    fits: Fits,
     playable: Orders,
 ) -> Optimum:
     """The regimen of highest U within `budget` interventions, and the changes that lead to it.
 
-    `swaps(slot)` lists substitutes before the rest of the list is looked at; `playable(changes)`
-    says whether some order of the changes is accepted and justified step by step, and is asked
+    `swaps(slot)` lists substitutes before the rest of the list is looked at; `fits(drug, rest)` looks
+    at the rest; `playable(changes)` says whether some order of the changes is accepted and justified step by step, and is asked
     only of plans that would be the best so far.
     """
-    search = Search(harm, start, budget, swaps, playable)
+    search = Search(harm, start, budget, swaps, fits, playable)
     search.descend(0, budget, search.root, ())
     return Optimum(search.best_value, search.best_regimen, search.best, search.nodes)
 
@@ -76,6 +78,19 @@ class Partial(NamedTuple):
     around: tuple[float, ...]
     own: float
     effects: tuple[SetEffect, ...]
+
+
+class Bound(NamedTuple):
+    """What untouched drugs could still give at a node: net of price, by drug and option.
+
+    `nets` counts a set effect in full for each of its drugs, `alone` for none; `shared` is what all
+    set effects are worth together, so that either the one or the other sum may be taken.
+    """
+
+    top: float  # H(T)
+    nets: list[list[float]]
+    alone: list[list[float]]
+    shared: float
 
 
 class Search:
@@ -95,10 +110,11 @@ class Search:
         start: Regimen,
         budget: int,
         swaps: Callable[[Slot], tuple[str, ...]],
+        fits: Fits,
         playable: Orders,
     ) -> None:
         self.harm, self.start, self.budget = harm, start, budget
-        self.swaps, self.playable = swaps, playable
+        self.swaps, self.fits, self.playable = swaps, fits, playable
         self.best_value = harm.value(start)
         self.best: tuple[Change, ...] = ()
         self.best_regimen = start
@@ -149,7 +165,7 @@ class Search:
             for i, rows in terms.items()
         }
         self.order = touchable
-        promise = [max(row, default=0.0) for row in self._nets(root, self.budget, 0)[1]]
+        promise = [max(row, default=0.0) for row in self._bound(root, self.budget, 0).nets]
         ranked = sorted(range(len(touchable)), key=lambda k: (-promise[k], touchable[k]))
         self.order = [touchable[k] for k in ranked if promise[k] > 0.0]
 
@@ -265,10 +281,8 @@ class Search:
 
     # -- the bound ----------------------------------------------------------------------------
 
-    def _nets(
-        self, partial: Partial, left: int, position: int
-    ) -> tuple[float, list[list[float]]]:
-        """(H(T), for each drug from `position` on: chord * gain - price of each option)."""
+    def _bound(self, partial: Partial, left: int, position: int) -> Bound:
+        """What the drugs from `position` on could still give, in units of U."""
         total = partial.own + sum(partial.around) / 2
         member: dict[str, float] = {}
         for effect in partial.effects:
@@ -277,17 +291,31 @@ class Search:
                 member[drug] = member.get(drug, 0.0) + effect.hazard
         slots, around = self.start.slots, partial.around
         gains: list[list[float]] = []
-        most: list[float] = []
+        alone: list[list[float]] = []
         for i in self.order[position:]:
             pairs, effects = around[i], member.get(slots[i].drug_id, 0.0)
-            row = [f + s * pairs + (effects if e else 0.0) for f, s, e, _ in self.terms[i]]
-            gains.append(row)
-            most.append(max(row, default=0.0))
-        span = min(total, _largest(most, left))
+            row = [f + s * pairs for f, s, _, _ in self.terms[i]]
+            alone.append(row)
+            gains.append(
+                [g + effects if t[2] else g for g, t in zip(row, self.terms[i], strict=True)]
+                if effects
+                else row
+            )
+        shared = sum(e.hazard for e in partial.effects)
+        span = min(
+            total,
+            _largest([max(row, default=0.0) for row in gains], left),
+            shared + _largest([max(row, default=0.0) for row in alone], left),
+        )
         harm = self.harm
         top = harm.harm(total)
         chord = (top - harm.harm(total - span)) / span if span > TINY else 1.0 / harm.w.scale
-        return top, [
+        return Bound(top, self._paid(gains, chord, position), self._paid(alone, chord, position), chord * shared)
+
+    def _paid(
+        self, gains: list[list[float]], chord: float, position: int
+    ) -> list[list[float]]:
+        return [
             [chord * gain - term[3].price for gain, term in zip(row, self.terms[i], strict=True)]
             for i, row in zip(self.order[position:], gains, strict=True)
         ]
@@ -332,15 +360,18 @@ class Search:
     ) -> None:
         """Change one more drug at or after `position` in every way that the bound leaves open."""
         self.nodes += 1
-        top, nets = self._nets(partial, left, position)
-        floor = top + self._unmet(partial) + sum(self._prices[c.kind] for c in changes)
+        bound = self._bound(partial, left, position)
+        nets, alone, shared = bound.nets, bound.alone, bound.shared
+        floor = bound.top + self._unmet(partial) + sum(self._prices[c.kind] for c in changes)
         if changes and floor < -self.best_value - TINY:
             self._consider(partial, changes)
         if left == 0:
             return
         promise = [max(row, default=0.0) for row in nets]
+        single = [max(row, default=0.0) for row in alone]
         for k, row in enumerate(nets):
-            if floor - _largest(promise[k:], left) >= -self.best_value - TINY:
+            most = min(_largest(promise[k:], left), shared + _largest(single[k:], left))
+            if most <= floor + self.best_value + TINY:
                 return
             i = self.order[position + k]
             for o in sorted(range(len(row)), key=lambda o: -row[o]):
@@ -348,8 +379,11 @@ class Search:
                 used = len(option.changes)
                 if used > left:
                     continue
-                rest = _largest(promise[k + 1 :], left - used)
-                if floor - row[o] - rest >= -self.best_value - TINY:
+                most = min(
+                    row[o] + _largest(promise[k + 1 :], left - used),
+                    shared + alone[k][o] + _largest(single[k + 1 :], left - used),
+                )
+                if most <= floor + self.best_value + TINY:
                     continue
                 if self._leaves(i, option) and self._clashes(i, option, partial):
                     continue
@@ -357,6 +391,8 @@ class Search:
                 self.descend(position + k + 1, left - used, after, changes + option.changes)
 
     def _consider(self, partial: Partial, changes: tuple[Change, ...]) -> None:
+        if self._quarrels(partial):
+            return
         regimen = self._regimen(partial, changes)
         value = self.harm.value(regimen)
         if value > self.best_value + TINY and self.playable(changes):
@@ -381,6 +417,15 @@ class Search:
             for c in changes
             if c.kind == "stop" and drugs[c.drug_id].needs_taper and c.drug_id not in lowered
         )
+
+    def _quarrels(self, partial: Partial) -> bool:
+        """Whether a started drug could not have been started beside one that is still there."""
+        for i, slot in enumerate(partial.now):
+            if slot is not None and slot.drug_id != self.start.slots[i].drug_id:
+                rest = [s.drug_id for j, s in enumerate(partial.now) if s is not None and j != i]
+                if not self.fits(slot.drug_id, rest):
+                    return True
+        return False
 
     def _clashes(self, i: int, option: Option, partial: Partial) -> bool:
         """Whether the drug it would start is on the list already."""

@@ -54,6 +54,11 @@ class ReviewHeuristic:
                 continue
             pair = (by_id[q.drug_id_1], by_id[q.drug_id_2])
             yield from self._defuse(sorted(pair, key=_dispensable, reverse=True))
+        for effect in self.seen.view.get("set_effects", ()):
+            members = [by_id[d] for d in effect["drugs"] if d in by_id and d not in handled]
+            for m in sorted(members, key=_dispensable, reverse=True):
+                if not m.is_critical:
+                    yield from self._replace(m)
         for m in self.seen.current_medications:
             if m.drug_id not in handled and _avoid(m):
                 yield from self._replace(m)

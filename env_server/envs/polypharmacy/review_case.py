@@ -258,7 +258,12 @@ class ReviewCase:
         if self._optimum is None:
             budget = self.review.intervention_budget
             self._optimum = optimum(
-                self.harm, self.start, budget, self.swaps, lambda c: self._order(c) is not None
+                self.harm,
+                self.start,
+                budget,
+                self.swaps,
+                self._fits,
+                lambda changes: self._order(changes) is not None,
             )
         return self._optimum
 

@@ -43,6 +43,8 @@ class Mix:
     """How often states (falls, delirium ...) occur, relative to their prevalence."""
     worthwhile: float
     """Smallest gain of U that one change must offer, so that no attainable gain is a rounding error."""
+    clutter: float = 0.35
+    """Chance of adding an ordinary drug, per interaction it brings and for a row that always applies."""
     allergy: float = 0.12
     attempts: int = 4000
 
@@ -69,9 +71,11 @@ def begin(task_name: str, seed: int, split: Split, directory: str | None = None)
         raise BadSplit(f"{task_name} has no split {split!r}; splits: {', '.join(review.task.splits)}")
     tables = load(directory)
     shelf = _shelf(tables, review.formulary)
+    # decided before the attempts, so that hard-to-find clean patients keep their share
+    clean = Stream("polypharmacy", task_name, split, seed, "clean").chance(mix.clean)
     for attempt in range(mix.attempts):
         stream = Stream("polypharmacy", task_name, split, seed, attempt)
-        case = _draw(stream, review, mix, shelf, split)
+        case = _draw(stream, review, mix, shelf, split, clean and split != "test_unseen_pairs")
         if case is not None:
             return case
     raise NoPatient(
@@ -109,19 +113,18 @@ def _shelf(tables: Tables, formulary: str) -> Shelf:
 
 
 def _draw(
-    stream: Stream, review: ReviewTask, mix: Mix, shelf: Shelf, split: Split
+    stream: Stream, review: ReviewTask, mix: Mix, shelf: Shelf, split: Split, clean: bool
 ) -> ReviewCase | None:
     """One attempt: a case that belongs to the split and is what it was meant to be, or None."""
     unseen = split == "test_unseen_pairs"
-    clean = stream.chance(mix.clean) and not unseen
     size = stream.between(*review.drugs)
     drugs = [] if clean else _plant(stream, mix, shelf, size, unseen)
     if len(drugs) > size:
         return None
-    list_ = _Draft(stream, shelf, drugs)
-    if not list_.fill(size, harmless=clean):
+    draft = _Draft(stream, shelf, drugs)
+    if not draft.fill(size, 0.0 if clean else mix.clutter):
         return None
-    prescriptions = tuple(list_.prescriptions())
+    prescriptions = tuple(draft.prescriptions())
     if not belongs(split, *sorted((p.drug_id, p.indication) for p in prescriptions)):
         return None
     pairs = severe_pairs(shelf.tables, tuple(p.drug_id for p in prescriptions))
@@ -170,9 +173,9 @@ class _Draft:
         self.taken[drug.drug_id] = condition
         self.count[condition] = self.count.get(condition, 0) + 1
 
-    def fill(self, size: int, harmless: bool) -> bool:
+    def fill(self, size: int, clutter: float) -> bool:
         """Add ordinary drugs until the list has `size`; False where that does not come about."""
-        for _ in range(12 * size):
+        for _ in range(20 * size):
             if len(self.taken) == size:
                 return True
             condition = self.stream.weighted(self.shelf.conditions, self.shelf.prevalence)
@@ -180,19 +183,25 @@ class _Draft:
                 continue
             options = self.shelf.by_condition[condition]
             drug = self.stream.weighted(options, [TIERS[d.formulary] for d in options])
-            if self._ordinary(drug, harmless):
+            if self._ordinary(drug, clutter):
                 self._take(drug, condition)
         return len(self.taken) == size
 
-    def _ordinary(self, drug: Drug, harmless: bool) -> bool:
-        """Nobody is given a drug twice, a class twice, or (if harmless) an interaction."""
+    def _ordinary(self, drug: Drug, clutter: float) -> bool:
+        """Nobody is given a class twice or a severe pair by chance; lesser hazards are thinned out."""
+        tables = self.tables
+        burden = sum(
+            c.condition is None and c.crcl_below is None
+            for c in tables.criteria.get(drug.drug_id, ())
+        )
         for other in self.taken:
-            if other == drug.drug_id or self.tables.drugs[other].drug_class == drug.drug_class:
+            if other == drug.drug_id or tables.drugs[other].drug_class == drug.drug_class:
                 return False
-            pair = self.tables.pair(other, drug.drug_id)
-            if pair is not None and (harmless or pair.severity == "severe"):
+            pair = tables.pair(other, drug.drug_id)
+            if pair is not None and pair.severity == "severe":
                 return False
-        return True
+            burden += pair is not None
+        return not burden or self.stream.chance(clutter**burden)
 
     def prescriptions(self) -> list[Prescription]:
         """The list in an order that says nothing of what was planted."""

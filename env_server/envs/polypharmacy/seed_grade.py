@@ -28,17 +28,19 @@ class Marks:
 
     def score(self, difficulty: Difficulty, rules: SeedRules = RULES) -> float:
         """The seed's grade for this difficulty, in [0, 1]."""
+        return min(max(self.unclipped(difficulty, rules), 0.0), 1.0)
+
+    def unclipped(self, difficulty: Difficulty, rules: SeedRules = RULES) -> float:
+        """The grade before it is clipped: below 0 where disruption outweighs what was gained."""
         if difficulty == "easy":
-            raw = rules.easy_reduction * self.reduction + rules.easy_targeted * self.targeted
-        elif difficulty == "medium":
-            raw = (
+            return rules.easy_reduction * self.reduction + rules.easy_targeted * self.targeted
+        if difficulty == "medium":
+            return (
                 rules.medium_reduction * self.reduction
                 + rules.medium_precision * self.precision
                 + rules.medium_efficiency * self.efficiency
             )
-        else:
-            raw = self.reduction - rules.disruption_weight * self.disruption
-        return min(max(raw, 0.0), 1.0)
+        return self.reduction - rules.disruption_weight * self.disruption
 
 
 def reduction(start: float, end: float, rules: SeedRules = RULES) -> float:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from env_server.envs.polypharmacy.seed_case import SeedCase
 
 _WIDTH = 24  # sequences kept at each length; 200 found nothing better on 500 patients a task
+_SWAPS = 3  # substitutes tried for one drug: more of them are near copies that crowd the beam
 _LESS = 1e-9
 
 
@@ -61,10 +62,10 @@ class _Move(NamedTuple):
 def best(case: SeedCase) -> Plan:
     """The best plan found: certified for easy, by beam search otherwise."""
     queries = _telling_queries(case)
-    search = _Search(case, efficiency=1.0 if queries else 0.0)
-    node, score = search.run(None if case.review.task.difficulty == "easy" else _WIDTH)
+    width = None if case.review.task.difficulty == "easy" else _WIDTH
+    node, score = _Search(case, 1.0 if queries else 0.0, width).run()
     risk = normalised(node.total, len(node.regimen.slots))
-    return Plan((*queries, *node.changes, FINISH), score, risk)
+    return Plan((*queries, *node.changes, FINISH), min(max(score, 0.0), 1.0), risk)
 
 
 def _telling_queries(case: SeedCase) -> tuple[ReviewAction, ...]:
@@ -78,11 +79,12 @@ def _telling_queries(case: SeedCase) -> tuple[ReviewAction, ...]:
 class _Search:
     """Sequences of interventions, one longer each round, the best of each length kept."""
 
-    def __init__(self, case: SeedCase, efficiency: float) -> None:
+    def __init__(self, case: SeedCase, efficiency: float, width: int | None) -> None:
         self.case = case
         self.efficiency = efficiency
+        self.width = width  # None keeps and tries everything
 
-    def run(self, width: int | None) -> tuple[_Node, float]:
+    def run(self) -> tuple[_Node, float]:
         drugs = self.case.known.tables.drugs
         ids = [s.drug_id for s in self.case.start.slots]
         first = _Node(
@@ -99,13 +101,14 @@ class _Search:
         beam = [first]
         for _ in range(self.case.review.intervention_budget):
             moves = [move for node in beam for move in self._moves(node)]
-            beam = self._kept(moves, width)
+            beam = self._kept(moves)
             if beam and (score := self._score_of(beam[0])) > top_score + _LESS:
                 top, top_score = beam[0], score
         return top, top_score
 
-    def _kept(self, moves: list[_Move], width: int | None) -> list[_Node]:
+    def _kept(self, moves: list[_Move]) -> list[_Node]:
         """The best moves made, those that lead to the same list only once."""
+        width = self.width
         kept: dict[frozenset[Slot], _Node] = {}
         # four times the width: the same changes come in several orders
         for move in nlargest(4 * width if width else len(moves), moves, key=lambda m: m.score):
@@ -136,10 +139,11 @@ class _Search:
             self.efficiency,
             disruption(node.upset + upset, node.dropped + dropped, case.review.intervention_budget),
         )
-        return marks.score(case.review.task.difficulty)
+        return marks.unclipped(case.review.task.difficulty)  # clipped, bad starts all look alike
 
     def _moves(self, node: _Node) -> Iterator[_Move]:
         case, slots = self.case, node.regimen.slots
+        exhaustive = self.width is None
         before = normalised(node.total, len(slots))
         for position, slot in enumerate(slots):
             drug = slot.drug_id
@@ -159,12 +163,17 @@ class _Search:
             yield move("stop", None, bare, len(slots) - 1, 0, (1, int(critical)))
             if case.can_reduce(slot):
                 lower, broke = case.contribution(slot._replace(dose_step=slot.dose_step + 1))
-                yield move("dose_reduce", None, bare + lower + pairs, len(slots), broke, (0, 0))
+                # an idle reduction costs nothing: left in, such moves would crowd out all others
+                if lower < own or exhaustive:
+                    total = bare + lower + pairs
+                    yield move("dose_reduce", None, total, len(slots), broke, (0, 0))
+            swaps = []
             for started in case.substitutes(node.regimen, slot):
                 new, broke = case.contribution(Slot(started, slot.indication))
                 total = bare + new + case.pairs_of(started, slots, drug)
-                yield move("substitute", started, total, len(slots), broke, (1, 0))
-            if not slot.monitored and case.review.task.difficulty == "easy":  # moves no other grade
+                swaps.append(move("substitute", started, total, len(slots), broke, (1, 0)))
+            yield from swaps if exhaustive else nlargest(_SWAPS, swaps, key=lambda m: m.score)
+            if exhaustive and not slot.monitored:  # moves no grade but easy's
                 yield move("add_monitoring", None, node.total, len(slots), broken, (0, 0))
 
     def _made(self, move: _Move) -> _Node:
