@@ -37,14 +37,14 @@ def create_app(
     from fastapi import FastAPI
 
     from env_server import http_door, registry
-    from env_server.contract import UnknownFamily
+    from env_server.contract import UnknownFamily, did_you_mean
     from env_server.play import Play
     from env_server.sessions import SessionTable
 
     served = list(families) if families else [registry.get(name) for name in registry.names()]
     known = tuple(f.name for f in served)
     if family not in known:
-        raise UnknownFamily(registry.did_you_mean("family", family, known))
+        raise UnknownFamily(did_you_mean("family", family, known))
     # 1.x is the version of OpenEnv's HTTP interface, which validators read here; ours is in /metadata
     app = FastAPI(
         title="Rounds",

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 JsonValue: TypeAlias = (
-    "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+    "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 )
 JsonObject: TypeAlias = dict[str, Any]
 
@@ -247,6 +247,19 @@ def nearest(given: str, known: Sequence[str]) -> str:
     """`; did you mean 'x'?` for the known word closest to `given`, or nothing."""
     near = get_close_matches(given, known, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def did_you_mean(what: str, given: str, known: tuple[str, ...]) -> str:
+    """One line that names the wrong value, the nearest right ones, and all there are."""
+    return f"no {what} {given!r}{nearest(str(given), known)}; known: {', '.join(known)}"
+
+
+def task_of(family: Family, name: str | None) -> Task:
+    """The family's task `name`, or its default for None. Raises UnknownTask."""
+    wanted = name or family.default_task
+    if wanted not in family.tasks:
+        raise UnknownTask(did_you_mean(f"{family.name} task", wanted, tuple(family.tasks)))
+    return family.tasks[wanted]
 
 
 def clamp_score(raw: float) -> float:

@@ -6,21 +6,23 @@ Knows no family by name; adding one edits nothing here.
 from __future__ import annotations
 
 import pkgutil
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
 
 from env_server import envs
 from env_server.contract import (
     Family,
-    Task,
     UnknownAgent,
     UnknownFamily,
     UnknownTask,
-    nearest,
+    did_you_mean,
+    task_of,
 )
 
 ENTRY_POINTS = "rounds.families"
+
+task = task_of
 
 
 @lru_cache(maxsize=1)
@@ -30,7 +32,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(here | {point.name for point in entry_points(group=ENTRY_POINTS)}))
 
 
-@lru_cache(maxsize=None)
+@cache
 def get(name: str) -> Family:
     """The family called `name`. Raises UnknownFamily with the nearest names."""
     if name not in names():
@@ -41,14 +43,6 @@ def get(name: str) -> Family:
             return family
     shipped: Family = import_module(f"{envs.__name__}.{name}").family
     return shipped
-
-
-def task(family: Family, name: str | None) -> Task:
-    """The family's task `name`, or its default for None. Raises UnknownTask."""
-    wanted = name or family.default_task
-    if wanted not in family.tasks:
-        raise UnknownTask(did_you_mean(f"{family.name} task", wanted, tuple(family.tasks)))
-    return family.tasks[wanted]
 
 
 def owner(task_name: str) -> Family:
@@ -65,8 +59,3 @@ def agent(family: Family, name: str) -> str:
     if name not in family.agents:
         raise UnknownAgent(did_you_mean(f"{family.name} agent", name, tuple(family.agents)))
     return name
-
-
-def did_you_mean(what: str, given: str, known: tuple[str, ...]) -> str:
-    """One line that names the wrong value, the nearest right ones, and all there are."""
-    return f"no {what} {given!r}{nearest(str(given), known)}; known: {', '.join(known)}"

@@ -31,6 +31,7 @@ from env_server.contract import (
     Step,
     Task,
     clamp_score,
+    did_you_mean,
     nearest,
 )
 
@@ -128,7 +129,7 @@ def read_begin(family: Family, data: Mapping[str, Any]) -> Begin:
     task = registry.task(family, text(data, "task_id"))
     split = text(data, "split") or "train"
     if split not in task.splits:
-        raise BadSplit(registry.did_you_mean(f"{task.name} split", split, task.splits))
+        raise BadSplit(did_you_mean(f"{task.name} split", split, task.splits))
     return Begin(task, _seed(data.get("seed")), split, text(data, "episode_id"))
 
 

@@ -17,6 +17,7 @@ from env_server.contract import (
     Split,
     Task,
     UnknownAgent,
+    did_you_mean,
     nearest,
 )
 from eval import roster
@@ -104,7 +105,7 @@ def choose_baseline(players: Sequence[Player | Absent], wanted: str | None) -> s
     names = [player.name for player in players]
     if wanted is not None:
         if wanted not in names:
-            raise UnknownAgent(registry.did_you_mean("baseline", wanted, tuple(names)))
+            raise UnknownAgent(did_you_mean("baseline", wanted, tuple(names)))
         return wanted
     if "heuristic" in names:
         return "heuristic"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 
 from env_server.contract import JsonObject, Refusal, nearest
 
@@ -114,7 +114,8 @@ def _read_intervention(payload: Mapping[str, str]) -> ReviewAction | Refusal:
     if new_drug and kind != "substitute":
         return _malformed(f"proposed_new_drug_id goes with substitute, not with {kind}")
     rationale = payload.get("rationale")
-    return intervene(target, kind, new_drug, rationale[:MAX_RATIONALE] if rationale else None)
+    reason = rationale[:MAX_RATIONALE] if rationale else None
+    return intervene(target, cast(InterventionType, kind), new_drug, reason)
 
 
 def _malformed(why: str) -> Refusal:
@@ -124,7 +125,9 @@ def _malformed(why: str) -> Refusal:
 def schema() -> JsonObject:
     """JSON schema of an action: one branch a form, no field of another form allowed."""
 
-    def form(kind: str, required: dict[str, JsonObject], optional: dict[str, JsonObject]) -> JsonObject:
+    def form(
+        kind: str, required: dict[str, JsonObject], optional: dict[str, JsonObject]
+    ) -> JsonObject:
         return {
             "type": "object",
             "title": kind,

@@ -251,8 +251,7 @@ class ReviewEpisode:
     # -- acting -------------------------------------------------------------------------------
 
     def step(self, action: Action | Refusal) -> Step:
-        if self.done:
-            raise EpisodeOver(f"episode {self.episode_id} has ended; begin another one")
+        self._demand_running()
         self.steps += 1
         parts: dict[str, float] = {}
         refusal = action if isinstance(action, Refusal) else self._act(action, parts)
@@ -275,6 +274,10 @@ class ReviewEpisode:
             refusal,
             self.case.info(self.regimen, self._grade),
         )
+
+    def _demand_running(self) -> None:
+        if self.done:
+            raise EpisodeOver(f"episode {self.episode_id} has ended; begin another one")
 
     def _act(self, action: Action, parts: dict[str, float]) -> Refusal | None:
         if not isinstance(action, ReviewAction):
@@ -404,9 +407,7 @@ class ReviewEpisode:
         return self._grade
 
     def copy(self) -> ReviewEpisode:
-        return ReviewEpisode(
-            **{name: getattr(self, name) for name in ReviewEpisode.__slots__}  # type: ignore[attr-defined]
-        )
+        return ReviewEpisode(**{name: getattr(self, name) for name in ReviewEpisode.__slots__})
 
 
 Begin = Callable[[str, int, Split], Case]

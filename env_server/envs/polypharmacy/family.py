@@ -10,7 +10,6 @@ from functools import cached_property
 from types import MappingProxyType
 
 from data.polypharmacy.tables import load
-from env_server import registry
 from env_server.contract import (
     Action,
     AgentCard,
@@ -21,10 +20,10 @@ from env_server.contract import (
     Refusal,
     Split,
     Task,
+    task_of,
 )
 from env_server.envs.polypharmacy import actions, review_generator, seed_case
 from env_server.envs.polypharmacy.agents import CARDS
-from env_server.envs.polypharmacy.encoding import encoding
 from env_server.envs.polypharmacy.episode import Case, ReviewEpisode
 from env_server.envs.polypharmacy.tasks import FAMILY, REVIEWS
 
@@ -34,14 +33,16 @@ class Polypharmacy:
 
     name = FAMILY
     version = "0.1.0"
-    summary = "Medication review of people of 65 and more: ask about pairs, change the list, finish."
+    summary = (
+        "Medication review of people of 65 and more: ask about pairs, change the list, finish."
+    )
     default_task = "budgeted_screening"
     tasks: Mapping[str, Task] = MappingProxyType({n: r.task for n, r in REVIEWS.items()})
     agents: Mapping[str, AgentCard] = MappingProxyType({card.name: card for card in CARDS})
 
     def begin(self, task: str | None = None, seed: int = 0, split: Split = "train") -> Episode:
         """A fresh review of the patient of (task, seed, split). Raises UnknownTask, BadSplit."""
-        chosen = registry.task(self, task)
+        chosen = task_of(self, task)
         if split not in chosen.splits:
             raise BadSplit(
                 f"{chosen.name} has no split {split!r}; splits: {', '.join(chosen.splits)}"
@@ -68,7 +69,10 @@ class Polypharmacy:
         return PolypharmacyObservation.model_json_schema()
 
     def encoding(self, task: str, name: str = "default") -> Encoding:
-        return encoding(registry.task(self, task).name, name)
+        # numpy costs half of the whole import; a server of language models never needs it
+        from env_server.envs.polypharmacy.encoding import encoding
+
+        return encoding(task_of(self, task).name, name)
 
     def vocabulary(self) -> tuple[str, ...]:
         """Every domain word a prompt of this family may hold: drugs, conditions, groups, effects."""

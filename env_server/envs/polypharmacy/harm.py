@@ -81,11 +81,35 @@ WEIGHTS = HarmWeights()
 
 # Mechanisms whose harm a laboratory value, a level or a trace shows before the patient feels it.
 MONITORABLE = frozenset(
-    "inr_increase cyp2c9_inhibition hyperkalaemia hypokalaemia hypokalaemia_toxicity qt_prolongation"
-    " lithium_retention digoxin_level level_increase level_reduction pgp_inhibition renal_perfusion"
-    " nephrotoxicity methotrexate_clearance myelosuppression hyponatraemia hypoglycaemia"
-    " glycaemic_control bradycardia_av_block hypotension hypercalcaemia hypomagnesaemia"
-    " hyperammonaemia hepatotoxicity protein_displacement cyp_induction pgp_induction".split()
+    [
+        "inr_increase",
+        "cyp2c9_inhibition",
+        "hyperkalaemia",
+        "hypokalaemia",
+        "hypokalaemia_toxicity",
+        "qt_prolongation",
+        "lithium_retention",
+        "digoxin_level",
+        "level_increase",
+        "level_reduction",
+        "pgp_inhibition",
+        "renal_perfusion",
+        "nephrotoxicity",
+        "methotrexate_clearance",
+        "myelosuppression",
+        "hyponatraemia",
+        "hypoglycaemia",
+        "glycaemic_control",
+        "bradycardia_av_block",
+        "hypotension",
+        "hypercalcaemia",
+        "hypomagnesaemia",
+        "hyperammonaemia",
+        "hepatotoxicity",
+        "protein_displacement",
+        "cyp_induction",
+        "pgp_induction",
+    ]
 )
 GASTROPROTECTIVE = "proton pump inhibitor"
 PSYCHOSES = frozenset({"psychosis", "bipolar_disorder"})
@@ -325,10 +349,13 @@ class HarmModel:
                     if ras and self.patient.crcl_ml_min < 60:
                         hazard = self.w.trimethoprim_ras
                         effects.append(SetEffect("trimethoprim_ras", (drug, *ras), hazard))
-                elif row.condition == "copd_monotherapy" and "copd" in self.patient.conditions:
-                    if not any(t.copd for d, t in known if d != drug):
-                        hazard = self.w.theophylline_alone
-                        effects.append(SetEffect("theophylline_alone", (drug,), hazard))
+                elif (
+                    row.condition == "copd_monotherapy"
+                    and "copd" in self.patient.conditions
+                    and not any(t.copd for d, t in known if d != drug)
+                ):
+                    hazard = self.w.theophylline_alone
+                    effects.append(SetEffect("theophylline_alone", (drug,), hazard))
 
     def hazard(self, regimen: Regimen) -> float:
         """Sum of all hazards, >= 0; order never matters."""

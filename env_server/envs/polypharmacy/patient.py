@@ -50,9 +50,7 @@ class Patient:
         return tuple(sorted((p.drug_id, p.indication) for p in self.prescriptions))
 
 
-def creatinine_clearance(
-    age: int, sex: Sex, weight_kg: float, creatinine_mg_dl: float
-) -> float:
+def creatinine_clearance(age: int, sex: Sex, weight_kg: float, creatinine_mg_dl: float) -> float:
     """Cockcroft and Gault 1976, in mL/min, to one decimal: (140 - age) * kg / (72 * mg/dL), .85 for women."""
     clearance = (140 - age) * weight_kg / (72.0 * creatinine_mg_dl)
     return round(clearance * (0.85 if sex == "F" else 1.0), 1)

@@ -133,9 +133,7 @@ class Search:
 
     def _root(self) -> Partial:
         harm, slots = self.harm, self.start.slots
-        around = tuple(
-            sum(harm.pair_hazard(a, b) for b in slots if b is not a) for a in slots
-        )
+        around = tuple(sum(harm.pair_hazard(a, b) for b in slots if b is not a) for a in slots)
         own = sum(harm.drug_hazard(s) for s in slots)
         return Partial(slots, around, own, tuple(harm.set_effects(slots)))
 
@@ -248,7 +246,8 @@ class Search:
         if self.harm.drug_hazard(slot) < self.harm.drug_hazard(plain) - TINY:
             return True
         return any(
-            self.harm.pair_hazard(slot, Slot(d, "")) < self.harm.pair_hazard(plain, Slot(d, "")) - TINY
+            self.harm.pair_hazard(slot, Slot(d, ""))
+            < self.harm.pair_hazard(plain, Slot(d, "")) - TINY
             for d in self.reach
         )
 
@@ -310,11 +309,14 @@ class Search:
         harm = self.harm
         top = harm.harm(total)
         chord = (top - harm.harm(total - span)) / span if span > TINY else 1.0 / harm.w.scale
-        return Bound(top, self._paid(gains, chord, position), self._paid(alone, chord, position), chord * shared)
+        return Bound(
+            top,
+            self._paid(gains, chord, position),
+            self._paid(alone, chord, position),
+            chord * shared,
+        )
 
-    def _paid(
-        self, gains: list[list[float]], chord: float, position: int
-    ) -> list[list[float]]:
+    def _paid(self, gains: list[list[float]], chord: float, position: int) -> list[list[float]]:
         return [
             [chord * gain - term[3].price for gain, term in zip(row, self.terms[i], strict=True)]
             for i, row in zip(self.order[position:], gains, strict=True)
@@ -430,9 +432,7 @@ class Search:
     def _clashes(self, i: int, option: Option, partial: Partial) -> bool:
         """Whether the drug it would start is on the list already."""
         new = option.slot.drug_id if option.slot is not None else ""
-        return any(
-            s is not None and s.drug_id == new for j, s in enumerate(partial.now) if j != i
-        )
+        return any(s is not None and s.drug_id == new for j, s in enumerate(partial.now) if j != i)
 
 
 def _largest(values: list[float], count: int) -> float:

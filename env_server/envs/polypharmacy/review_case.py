@@ -22,6 +22,8 @@ from env_server.envs.polypharmacy.reference import Change, Optimum, apply, optim
 from env_server.envs.polypharmacy.regimen import Regimen, Slot, dose_mg
 from env_server.envs.polypharmacy.tasks import ReviewTask
 
+CHARGES = Charges(query=-0.002, intervention=-0.002, invalid=-0.1, timeout=-0.2, discovery=NOTHING)
+
 
 @dataclass(frozen=True, slots=True)
 class Grading:
@@ -35,13 +37,7 @@ class Grading:
     """Score lost for each query whose finding no change used."""
     clean_scale: float = 0.12
     """Loss of U at which a patient who needed no change scores 0."""
-    charges: Charges = Charges(
-        query=-0.002,
-        intervention=-0.002,
-        invalid=-0.1,
-        timeout=-0.2,
-        discovery=NOTHING,
-    )
+    charges: Charges = CHARGES
     """Small enough that the best return is the best score (tested), large enough to break ties."""
 
 
@@ -121,7 +117,7 @@ class ReviewCase:
 
     def flags(self, drug_id: str) -> tuple[str, ...]:
         """The criteria that concern this patient, as the list shows them."""
-        flags = {}
+        flags: dict[str, None] = {}
         for c in self.harm.criteria(drug_id):
             gate = c.condition or ("renal" if c.crcl_below is not None else "")
             flags[_FLAGS[c.criterion_type] + (f":{gate}" if gate else "")] = None
@@ -202,8 +198,7 @@ class ReviewCase:
             bool(self.harm.criteria(slot.drug_id))
             or slot.drug_id in self._looked(regimen)[1]
             or any(
-                q.severity != "none" and slot.drug_id in (q.drug_id_1, q.drug_id_2)
-                for q in queries
+                q.severity != "none" and slot.drug_id in (q.drug_id_1, q.drug_id_2) for q in queries
             )
         )
         if supported or worth <= 0:
@@ -274,7 +269,7 @@ class ReviewCase:
         regimen, asked = self.start, set[tuple[str, str]]()
         for change in order:
             pair = self._evidence(regimen, change.drug_id)
-            if pair is not None and pair != () and pair not in asked:
+            if pair and pair not in asked:
                 asked.add(pair)
                 actions.append(query(*pair))
             actions.append(intervene(change.drug_id, change.kind, change.new_drug))
@@ -348,5 +343,3 @@ def severe_pairs(tables: Tables, drugs: tuple[str, ...]) -> list[tuple[str, str]
         if pair is not None and pair.severity == "severe":
             found.append((a, b))
     return found
-
-

@@ -13,7 +13,6 @@ from types import MappingProxyType
 
 from data.polypharmacy.tables import Drug, Tables, load
 from env_server.contract import BadSplit, RoundsError, Split
-from env_server.envs.polypharmacy.harm import HarmModel
 from env_server.envs.polypharmacy.patient import Patient, Prescription, Sex
 from env_server.envs.polypharmacy.regimen import Regimen, reduced, swapped, watched, without
 from env_server.envs.polypharmacy.review_case import ReviewCase, severe_pairs
@@ -68,7 +67,9 @@ def begin(task_name: str, seed: int, split: Split, directory: str | None = None)
     """The patient of (task, seed, split), always the same. Raises BadSplit, NoPatient."""
     review, mix = REVIEWS[task_name], MIXES[task_name]
     if split not in review.task.splits:
-        raise BadSplit(f"{task_name} has no split {split!r}; splits: {', '.join(review.task.splits)}")
+        raise BadSplit(
+            f"{task_name} has no split {split!r}; splits: {', '.join(review.task.splits)}"
+        )
     tables = load(directory)
     shelf = _shelf(tables, review.formulary)
     # decided before the attempts, so that hard-to-find clean patients keep their share
@@ -167,9 +168,7 @@ class _Draft:
         if condition is None:
             known = [c for c in drug.indications if c in self.count]
             prevalence = [self.tables.conditions[c].prevalence for c in drug.indications]
-            condition = (
-                known[0] if known else self.stream.weighted(drug.indications, prevalence)
-            )
+            condition = known[0] if known else self.stream.weighted(drug.indications, prevalence)
         self.taken[drug.drug_id] = condition
         self.count[condition] = self.count.get(condition, 0) + 1
 
