@@ -6,7 +6,8 @@ Knows the forms, not the patient: whether a form is possible now is the episode'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal, cast, get_args
 
 from env_server.contract import JsonObject, Refusal, nearest
@@ -48,6 +49,9 @@ class ReviewAction:
 FINISH: Final = ReviewAction("finish_review")
 
 
+@lru_cache(
+    maxsize=65536
+)  # a review lists its legal actions often, and they are always the same few
 def query(drug_id_1: str, drug_id_2: str) -> ReviewAction:
     """Ask what the pair does together; the order of the two is immaterial."""
     first, second = sorted((drug_id_1, drug_id_2))
@@ -58,12 +62,18 @@ def intervene(
     target: str, kind: InterventionType, new_drug: str | None = None, rationale: str | None = None
 ) -> ReviewAction:
     """Change one drug of the regimen; `new_drug` goes with substitute (None = best listed)."""
+    if rationale is None:
+        return _unexplained(target, kind, new_drug)
+    return replace(_unexplained(target, kind, new_drug), rationale=rationale)
+
+
+@lru_cache(maxsize=65536)
+def _unexplained(target: str, kind: InterventionType, new_drug: str | None) -> ReviewAction:
     return ReviewAction(
         "propose_intervention",
         target_drug_id=target,
         intervention_type=kind,
         proposed_new_drug_id=new_drug,
-        rationale=rationale,
     )
 
 

@@ -78,7 +78,7 @@ class SeedCase:
         self._totals: dict[tuple[Slot, ...], float] = {}
         self._contributions: dict[Slot, tuple[float, int]] = {}
         self._medications: dict[Slot, Medication] = {}
-        self._substitutes: dict[tuple[str, str, tuple[Slot, ...]], tuple[str, ...]] = {}
+        self._substitutes: tuple[tuple[Slot, ...] | None, dict[str, tuple[str, ...]]] = (None, {})
         self._plan: Plan | None = None
         self.first_risk = self.risk(self.start)
         ids = [s.drug_id for s in self.start.slots]
@@ -174,17 +174,26 @@ class SeedCase:
 
     def substitutes(self, regimen: Regimen, slot: Slot) -> tuple[str, ...]:
         """Stand-ins that are not on the list and have no severe interaction with the rest of it."""
-        key = (slot.drug_id, slot.indication, regimen.slots)
-        if key not in self._substitutes:
-            severe = self.known.severe
-            ids = {s.drug_id for s in regimen.slots}
+        slots, found = self._substitutes
+        if slots is not regimen.slots:  # one look at a list asks for every drug of it
+            found = self._stand_ins(regimen.slots)
+            self._substitutes = (regimen.slots, found)
+        return found[slot.drug_id]
+
+    def _stand_ins(self, slots: tuple[Slot, ...]) -> dict[str, tuple[str, ...]]:
+        severe, pool = self.known.severe, self.known.pool
+        ids = {s.drug_id for s in slots}
+        found = {}
+        for slot in slots:
             rest = ids - {slot.drug_id}
-            self._substitutes[key] = tuple(
-                new
-                for new in self.known.pool(slot.drug_id, slot.indication)
-                if new not in ids and severe[new].isdisjoint(rest)
+            found[slot.drug_id] = tuple(
+                [
+                    new
+                    for new in pool(slot.drug_id, slot.indication)
+                    if new not in ids and severe[new].isdisjoint(rest)
+                ]
             )
-        return self._substitutes[key]
+        return found
 
     def credit(
         self, regimen: Regimen, slot: Slot, queries: tuple[InteractionQuery, ...], worth: float
