@@ -127,6 +127,16 @@ class Case(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What an observation shows of one regimen."""
+
+    regimen: Regimen
+    medications: tuple[Medication, ...]
+    substitutable: tuple[str, ...]
+    view: Mapping[str, Any]
+
+
 @dataclass(slots=True)
 class ReviewEpisode:
     """One review, played once. Satisfies `contract.Episode`."""
@@ -147,6 +157,7 @@ class ReviewEpisode:
     _grade: Grade | None = None
     _last: tuple[float, Mapping[str, float], Refusal | None] = (0.0, NOTHING, None)
     _seen: ReviewObservation | None = field(default=None, repr=False)
+    _shown: Shown | None = field(default=None, repr=False)
 
     @property
     def task(self) -> Task:
@@ -168,14 +179,14 @@ class ReviewEpisode:
         return self._seen
 
     def _look(self) -> ReviewObservation:
-        case, regimen = self.case, self.regimen
+        case, shown = self.case, self._show()
         reward, parts, refusal = self._last
         over = self._grade
         return ReviewObservation(
             episode_id=self.episode_id,
             task_id=self.task.name,
             patient=case.patient,
-            current_medications=tuple([case.medication(regimen, s) for s in regimen.slots]),
+            current_medications=shown.medications,
             interaction_queries=self.queries,
             interventions=self.interventions,
             step_index=self.steps,
@@ -183,8 +194,8 @@ class ReviewEpisode:
             remaining_query_budget=self.queries_left,
             remaining_intervention_budget=self.interventions_left,
             legal_action_types=self._legal_types(),
-            substitutable=tuple([s.drug_id for s in regimen.slots if case.substitutes(regimen, s)]),
-            view=case.view(regimen),
+            substitutable=shown.substitutable,
+            view=shown.view,
             shaped_reward=reward,
             reward_parts=parts,
             refusal=refusal,
@@ -192,6 +203,19 @@ class ReviewEpisode:
             score=clamp_score(over.score) if over else None,
             outcome=over.outcome if over else None,
         )
+
+    def _show(self) -> Shown:
+        """The list as it is seen; most steps leave it as it was, so it is kept until it changes."""
+        case, regimen = self.case, self.regimen
+        shown = self._shown
+        if shown is None or shown.regimen is not regimen:
+            shown = self._shown = Shown(
+                regimen,
+                tuple([case.medication(regimen, s) for s in regimen.slots]),
+                tuple([s.drug_id for s in regimen.slots if case.substitutes(regimen, s)]),
+                case.view(regimen),
+            )
+        return shown
 
     def _legal_types(self) -> tuple[str, ...]:
         if self.done:

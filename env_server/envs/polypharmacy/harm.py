@@ -127,6 +127,14 @@ class SetEffect(NamedTuple):
     hazard: float
 
 
+class Assessment(NamedTuple):
+    """What a list is worth: value = -(harm + untreated + disruption)."""
+
+    value: float  # U, at most 0
+    harm: float  # H, in [0, 1)
+    untreated: float  # U lost to needs left untreated
+
+
 class Traits(NamedTuple):
     """What set effects ask of a drug, read off the tables once."""
 
@@ -221,7 +229,7 @@ class HarmModel:
         self._criteria: dict[str, tuple[Criterion, ...]] = {}
         self._drug_hazard: dict[tuple[str, int, bool], float] = {}
         self._pair_hazard: dict[tuple[str, str, int, int, bool], float] = {}
-        self._value: dict[Regimen, float] = {}
+        self._assessed: dict[Regimen, Assessment] = {}
 
     # -- hazards ------------------------------------------------------------------------------
 
@@ -406,11 +414,16 @@ class HarmModel:
             + w.monitor * regimen.monitors
         )
 
+    def assess(self, regimen: Regimen) -> Assessment:
+        """U of the list and what it is made of; remembered."""
+        found = self._assessed.get(regimen)
+        if found is None:
+            harm = self.harm(self.hazard(regimen))
+            untreated = self.untreated(regimen.slots)
+            value = -(harm + untreated + self.disruption(regimen))
+            found = self._assessed[regimen] = Assessment(value, harm, untreated)
+        return found
+
     def value(self, regimen: Regimen) -> float:
         """U <= 0: 0 is no harm, every need met, nothing changed."""
-        value = self._value.get(regimen)
-        if value is None:
-            cost = self.harm(self.hazard(regimen)) + self.untreated(regimen.slots)
-            value = -(cost + self.disruption(regimen))
-            self._value[regimen] = value
-        return value
+        return self.assess(regimen).value

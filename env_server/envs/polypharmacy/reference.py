@@ -87,7 +87,6 @@ class Bound(NamedTuple):
     set effects are worth together, so that either the one or the other sum may be taken.
     """
 
-    top: float  # H(T)
     nets: list[list[float]]
     alone: list[list[float]]
     shared: float
@@ -163,7 +162,10 @@ class Search:
             for i, rows in terms.items()
         }
         self.order = touchable
-        promise = [max(row, default=0.0) for row in self._bound(root, self.budget, 0).nets]
+        promise = [
+            max(row, default=0.0)
+            for row in self._bound(root, self._total(root), self.budget, 0).nets
+        ]
         ranked = sorted(range(len(touchable)), key=lambda k: (-promise[k], touchable[k]))
         self.order = [touchable[k] for k in ranked if promise[k] > 0.0]
 
@@ -280,12 +282,14 @@ class Search:
 
     # -- the bound ----------------------------------------------------------------------------
 
-    def _bound(self, partial: Partial, left: int, position: int) -> Bound:
+    def _total(self, partial: Partial) -> float:
+        """T: the hazard of the list as it is now."""
+        return partial.own + sum(partial.around) / 2 + sum([e.hazard for e in partial.effects])
+
+    def _bound(self, partial: Partial, total: float, left: int, position: int) -> Bound:
         """What the drugs from `position` on could still give, in units of U."""
-        total = partial.own + sum(partial.around) / 2
         member: dict[str, float] = {}
         for effect in partial.effects:
-            total += effect.hazard
             for drug in effect.drugs:
                 member[drug] = member.get(drug, 0.0) + effect.hazard
         slots, around = self.start.slots, partial.around
@@ -307,14 +311,13 @@ class Search:
             shared + _largest([max(row, default=0.0) for row in alone], left),
         )
         harm = self.harm
-        top = harm.harm(total)
-        chord = (top - harm.harm(total - span)) / span if span > TINY else 1.0 / harm.w.scale
-        return Bound(
-            top,
-            self._paid(gains, chord, position),
-            self._paid(alone, chord, position),
-            chord * shared,
+        chord = (
+            (harm.harm(total) - harm.harm(total - span)) / span
+            if span > TINY
+            else 1.0 / harm.w.scale
         )
+        nets, alone = self._paid(gains, chord, position), self._paid(alone, chord, position)
+        return Bound(nets, alone, chord * shared)
 
     def _paid(self, gains: list[list[float]], chord: float, position: int) -> list[list[float]]:
         return [
@@ -362,13 +365,14 @@ class Search:
     ) -> None:
         """Change one more drug at or after `position` in every way that the bound leaves open."""
         self.nodes += 1
-        bound = self._bound(partial, left, position)
-        nets, alone, shared = bound.nets, bound.alone, bound.shared
-        floor = bound.top + self._unmet(partial) + sum(self._prices[c.kind] for c in changes)
+        total = self._total(partial)
+        floor = self.harm.harm(total) + self._unmet(partial)
+        floor += sum([self._prices[c.kind] for c in changes])
         if changes and floor < -self.best_value - TINY:
             self._consider(partial, changes)
         if left == 0:
             return
+        nets, alone, shared = self._bound(partial, total, left, position)
         promise = [max(row, default=0.0) for row in nets]
         single = [max(row, default=0.0) for row in alone]
         for k, row in enumerate(nets):

@@ -70,6 +70,7 @@ class ReviewCase:
         self._views: dict[tuple[Slot, ...], tuple[Mapping[str, Any], frozenset[str]]] = {}
         self._substitutes: dict[tuple[tuple[Slot, ...], Slot], tuple[str, ...]] = {}
         self._optimum: Optimum | None = None
+        self._plan: tuple[ReviewAction, ...] | None = None
 
     # -- what the episode asks ----------------------------------------------------------------
 
@@ -228,6 +229,7 @@ class ReviewCase:
         else:
             share = min(1.0, max(0.0, attained / attainable))
         score = share - charges
+        end = self.harm.assess(books.regimen)
         return Grade(
             score,
             MappingProxyType(
@@ -240,9 +242,9 @@ class ReviewCase:
                     "clean": clean,
                     "unsupported": unsupported,
                     "idle_queries": idle,
-                    "harm_start": self.harm.harm(self.harm.hazard(self.start)),
-                    "harm_end": self.harm.harm(self.harm.hazard(books.regimen)),
-                    "untreated_end": self.harm.untreated(books.regimen.slots),
+                    "harm_start": self.harm.assess(self.start).harm,
+                    "harm_end": end.harm,
+                    "untreated_end": end.untreated,
                     "best_plan": [a.to_json() for a in self.plan()],
                 }
             ),
@@ -263,7 +265,12 @@ class ReviewCase:
         return self._optimum
 
     def plan(self) -> tuple[ReviewAction, ...]:
-        """Actions that attain the optimum with every change supported, then finish."""
+        """Actions that attain the optimum with every change supported, then finish; found once."""
+        if self._plan is None:
+            self._plan = self._justify()
+        return self._plan
+
+    def _justify(self) -> tuple[ReviewAction, ...]:
         order = self._order(self.optimum().changes) or ()
         actions: list[ReviewAction] = []
         regimen, asked = self.start, set[tuple[str, str]]()
