@@ -122,6 +122,7 @@ def test_a_hard_list_holds_critical_drugs_in_trouble_and_a_way_out() -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", list(REVIEWS))
 def test_no_patient_of_one_split_is_a_patient_of_another(task: str) -> None:
     family = registry.get("polypharmacy")
