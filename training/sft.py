@@ -148,7 +148,7 @@ def train(config: SftConfig, progress: Progress | None = None) -> Path:
         (lambda kept: progress("play", kept, config.episodes, {})) if progress else None,
     )
     write(collection, run / "dataset")
-    trainer = _trainer(config, run, start, collection)
+    trainer = make_trainer(config, run, start, collection, _kind(config))
     _fit(trainer, config, run, progress)
     return _save(trainer, config, run, collection)
 
@@ -191,7 +191,25 @@ def load_start(start: str, lora: bool, cpu: bool) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _trainer(config: SftConfig, run: Path, start: str, collection: Collection) -> Any:
+def _kind(config: SftConfig) -> type | None:
+    """The cheaper loss where it is the same: all weights of a plain model, on a CPU."""
+    from training import tiny
+    from training.answers_only import AnswersOnlyTrainer
+
+    plain = config.init in tiny.SIZES and not config.lora_r
+    return AnswersOnlyTrainer if plain and _on_cpu(config) else None
+
+
+def _on_cpu(config: SftConfig) -> bool:
+    import torch
+
+    return config.device == "cpu" or not torch.cuda.is_available()
+
+
+def make_trainer(
+    config: SftConfig, run: Path, start: str, collection: Collection, kind: type | None = None
+) -> Any:
+    """A TRL trainer (or one of `kind`) over these conversations, ready to train."""
     import datasets
     import torch
     from peft import LoraConfig
@@ -205,9 +223,9 @@ def _trainer(config: SftConfig, run: Path, start: str, collection: Collection) -
         threads.keep_wandb_offline()
     torch.set_num_threads(config.threads)
     set_seed(config.seed)
-    cpu = config.device == "cpu" or not torch.cuda.is_available()
+    cpu = _on_cpu(config)
     model, tokenizer = load_start(start, config.lora_r > 0, cpu)
-    trainer = SFTTrainer(
+    trainer = (kind or SFTTrainer)(
         model=model,
         processing_class=tokenizer,
         train_dataset=datasets.Dataset.from_list(
@@ -235,6 +253,7 @@ def _trainer(config: SftConfig, run: Path, start: str, collection: Collection) -
             warmup_steps=config.warmup,
             assistant_only_loss=True,
             max_length=None,  # a conversation is learned whole or not at all
+            train_sampling_strategy="group_by_length",  # a third less padding
             use_cpu=cpu,
             bf16=not cpu and torch.cuda.is_bf16_supported(),
             activation_checkpointing=config.checkpointing,
