@@ -52,7 +52,7 @@ MIXES = MappingProxyType(
     {
         "review_easy": Mix(0.125, (0.1, 0.75, 0.15), 1.0, 0.04),
         "review_budgeted": Mix(0.125, (0.05, 0.35, 0.4, 0.2), 0.8, 0.04),
-        "review_complex": Mix(0.12, (0.0, 0.15, 0.35, 0.3, 0.2), 0.7, 0.04),
+        "review_complex": Mix(0.12, (0.0, 0.2, 0.4, 0.25, 0.15), 0.7, 0.04, clutter=0.2),
     }
 )
 
