@@ -185,14 +185,15 @@ class AgentCard:
     """An agent that a family ships. `make(episode)` returns a fresh one for that episode.
 
     role: random, heuristic, canary (a degenerate policy that a good grader must not reward),
-    reference (sees the whole episode; `exact` says whether it is the certified optimum).
+    reference (sees the whole episode; `exact_on` names the tasks where it is the certified optimum,
+    elsewhere it is the best known planner).
     """
 
     name: str
     role: Literal["random", "heuristic", "canary", "reference"]
     make: AgentFactory
     summary: str
-    exact: bool = False
+    exact_on: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()  # the tasks it plays; empty means all
 
 

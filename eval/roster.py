@@ -151,4 +151,4 @@ def reference(family: Family, task: Task) -> AgentCard | None:
         for c in family.agents.values()
         if c.role == "reference" and (not c.tasks or task.name in c.tasks)
     ]
-    return max(cards, key=lambda c: c.exact, default=None)
+    return max(cards, key=lambda c: len(c.exact_on), default=None)

@@ -233,7 +233,9 @@ AGENTS = (
     AgentCard(
         "near_only", "heuristic", lambda e: Script([FINISH]), "plays near alone", tasks=("near",)
     ),
-    AgentCard("reference", "reference", _knows_the_mark, "walks to the mark", exact=True),
+    AgentCard(
+        "reference", "reference", _knows_the_mark, "walks to the mark", exact_on=("near", "far")
+    ),
 )
 
 

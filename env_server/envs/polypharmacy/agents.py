@@ -12,6 +12,7 @@ from env_server.envs.polypharmacy import seed_agents
 from env_server.envs.polypharmacy.episode import ReviewEpisode
 from env_server.envs.polypharmacy.review_agents import ReviewHeuristic, ReviewReference
 from env_server.envs.polypharmacy.review_case import ReviewCase
+from env_server.envs.polypharmacy.tasks import REVIEWS
 
 
 def _heuristic(episode: Episode) -> Agent:
@@ -40,6 +41,7 @@ CARDS: tuple[AgentCard, ...] = (
         "reference",
         _reference,
         "Knows everything: the certified optimum on review tasks, the best known plan on seed tasks.",
-        exact=True,
+        # the beam of the two longer seed tasks is not proved to find the best plan
+        exact_on=("easy_screening", *(n for n, r in REVIEWS.items() if r.kind == "review")),
     ),
 )

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data.polypharmacy.tables import Drug
 from env_server.contract import JsonObject, Refusal
 from env_server.envs.polypharmacy.actions import InterventionType
 from env_server.envs.polypharmacy.patient import Patient
+from env_server.envs.polypharmacy.regimen import Slot, dose_mg
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,31 @@ class Medication:
             "needs_taper": self.needs_taper,
             "monitored": self.monitored,
         }
+
+
+def describe(drug: Drug, slot: Slot, flags: tuple[str, ...], can_reduce: bool) -> Medication:
+    """One line of the list as it is shown: the drug's facts, and how this patient takes it."""
+    qt = (f"qt_{drug.qt_risk}",) if drug.qt_risk != "none" else ()
+    acb = (f"acb_{drug.acb_score}",) if drug.acb_score else ()
+    return Medication(
+        drug_id=drug.drug_id,
+        generic_name=drug.generic_name,
+        atc_class=drug.atc_class,
+        dose_mg=dose_mg(drug.default_dose_mg, drug.min_dose_mg, slot.dose_step),
+        frequency=drug.frequency,
+        route=drug.route,
+        is_high_risk_elderly=drug.is_high_risk_elderly,
+        beers_flags=flags,
+        drug_class=drug.drug_class,
+        group=drug.substitution_group,
+        indication=slot.indication,
+        dose_step=slot.dose_step,
+        can_reduce=can_reduce,
+        effects=(*sorted(drug.effects), *qt, *acb),
+        is_critical=drug.is_critical,
+        needs_taper=drug.needs_taper,
+        monitored=slot.monitored,
+    )
 
 
 @dataclass(frozen=True, slots=True)

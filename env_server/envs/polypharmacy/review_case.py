@@ -16,10 +16,10 @@ from env_server.contract import NOTHING, clamp_score
 from env_server.envs.polypharmacy.actions import FINISH, ReviewAction, intervene, query
 from env_server.envs.polypharmacy.episode import Books, Charges, Finding, Grade
 from env_server.envs.polypharmacy.harm import HarmModel, SetEffect
-from env_server.envs.polypharmacy.observation import InteractionQuery, Medication
+from env_server.envs.polypharmacy.observation import InteractionQuery, Medication, describe
 from env_server.envs.polypharmacy.patient import Patient
 from env_server.envs.polypharmacy.reference import Change, Optimum, apply, optimum
-from env_server.envs.polypharmacy.regimen import Regimen, Slot, dose_mg
+from env_server.envs.polypharmacy.regimen import Regimen, Slot
 from env_server.envs.polypharmacy.tasks import ReviewTask
 
 CHARGES = Charges(query=-0.002, intervention=-0.002, invalid=-0.1, timeout=-0.2, discovery=NOTHING)
@@ -86,35 +86,9 @@ class ReviewCase:
     def medication(self, regimen: Regimen, slot: Slot) -> Medication:
         seen = self._medications.get(slot)
         if seen is None:
-            seen = self._medications[slot] = self._describe(slot)
+            drug, flags = self.tables.drugs[slot.drug_id], self.flags(slot.drug_id)
+            seen = self._medications[slot] = describe(drug, slot, flags, self.can_reduce(slot))
         return seen
-
-    def _describe(self, slot: Slot) -> Medication:
-        drug = self.tables.drugs[slot.drug_id]
-        effects = sorted(drug.effects)
-        if drug.qt_risk != "none":
-            effects.append(f"qt_{drug.qt_risk}")
-        if drug.acb_score:
-            effects.append(f"acb_{drug.acb_score}")
-        return Medication(
-            drug_id=drug.drug_id,
-            generic_name=drug.generic_name,
-            atc_class=drug.atc_class,
-            dose_mg=dose_mg(drug.default_dose_mg, drug.min_dose_mg, slot.dose_step),
-            frequency=drug.frequency,
-            route=drug.route,
-            is_high_risk_elderly=drug.is_high_risk_elderly,
-            beers_flags=self.flags(slot.drug_id),
-            drug_class=drug.drug_class,
-            group=drug.substitution_group,
-            indication=slot.indication,
-            dose_step=slot.dose_step,
-            can_reduce=self.harm.can_reduce(slot),
-            effects=tuple(effects),
-            is_critical=drug.is_critical,
-            needs_taper=drug.needs_taper,
-            monitored=slot.monitored,
-        )
 
     def flags(self, drug_id: str) -> tuple[str, ...]:
         """The criteria that concern this patient, as the list shows them."""

@@ -15,9 +15,14 @@ from typing import Any
 from data.polypharmacy.tables import load
 from env_server.contract import NOTHING, Split, clamp_score
 from env_server.envs.polypharmacy.episode import Books, Charges, Finding, Grade
-from env_server.envs.polypharmacy.observation import InteractionQuery, Intervention, Medication
+from env_server.envs.polypharmacy.observation import (
+    InteractionQuery,
+    Intervention,
+    Medication,
+    describe,
+)
 from env_server.envs.polypharmacy.patient import Patient
-from env_server.envs.polypharmacy.regimen import DOSE_STEPS, Regimen, Slot, dose_mg
+from env_server.envs.polypharmacy.regimen import DOSE_STEPS, Regimen, Slot
 from env_server.envs.polypharmacy.seed_generator import Generator
 from env_server.envs.polypharmacy.seed_grade import (
     Marks,
@@ -132,34 +137,11 @@ class SeedCase:
 
     def medication(self, regimen: Regimen, slot: Slot) -> Medication:
         if slot not in self._medications:
-            self._medications[slot] = self._describe(slot)
+            drug = self.known.tables.drugs[slot.drug_id]
+            rows = violations(self.known.tables, self.patient, slot)
+            flags = tuple(dict.fromkeys(flag(row) for row in rows))
+            self._medications[slot] = describe(drug, slot, flags, self.can_reduce(slot))
         return self._medications[slot]
-
-    def _describe(self, slot: Slot) -> Medication:
-        drug = self.known.tables.drugs[slot.drug_id]
-        qt = (f"qt_{drug.qt_risk}",) if drug.qt_risk != "none" else ()
-        acb = (f"acb_{drug.acb_score}",) if drug.acb_score else ()
-        return Medication(
-            drug_id=drug.drug_id,
-            generic_name=drug.generic_name,
-            atc_class=drug.atc_class,
-            dose_mg=dose_mg(drug.default_dose_mg, drug.min_dose_mg, slot.dose_step),
-            frequency=drug.frequency,
-            route=drug.route,
-            is_high_risk_elderly=drug.is_high_risk_elderly,
-            beers_flags=tuple(
-                dict.fromkeys(flag(c) for c in violations(self.known.tables, self.patient, slot))
-            ),
-            drug_class=drug.drug_class,
-            group=drug.substitution_group,
-            indication=slot.indication,
-            dose_step=slot.dose_step,
-            can_reduce=self.can_reduce(slot),
-            effects=(*sorted(drug.effects), *qt, *acb),
-            is_critical=drug.is_critical,
-            needs_taper=drug.needs_taper,
-            monitored=slot.monitored,
-        )
 
     def view(self, regimen: Regimen) -> Mapping[str, Any]:
         return NOTHING
