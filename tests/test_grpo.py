@@ -1,0 +1,209 @@
+"""A GRPO run trains, survives being killed, and hands over the checkpoint that validation chose."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the train extra is not installed")
+
+from configs.loader import ConfigError  # noqa: E402
+from eval.heldout import trained_on  # noqa: E402
+from training.grpo import BadStart, cases, main, train  # noqa: E402
+from training.grpo_settings import GrpoSettings, parse, resolved  # noqa: E402
+from training.sft import SftConfig  # noqa: E402
+from training.sft import train as warm_start  # noqa: E402
+
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = {
+    "answer_tokens": 12,
+    "context_tokens": 500,
+    "style": "brief",
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "max_steps": 3,
+    "save_steps": 1,
+    "validation_patients": 4,
+    "validation_every": 1,
+    "in_process": True,
+}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has seen a few moves: an untrained one fails alike in every attempt."""
+    run = tmp_path_factory.mktemp("warm") / "run"
+    return warm_start(SftConfig(output=str(run), episodes=160, steps=30, device="cpu"))
+
+
+def flags(start: Path, run: Path, **other: Any) -> list[str]:
+    knobs = {**SHORT, "model": start, "output": run, **other}
+    return [text for name, value in knobs.items() for text in (f"--{name}", str(value))]
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def steps(run: Path) -> list[int]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three steps that nobody disturbed."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert main(flags(start, run)) == 0
+    return run
+
+
+def test_a_run_leaves_model_metrics_and_what_it_was_trained_on(finished: Path, start: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(finished / "model")
+    AutoTokenizer.from_pretrained(finished / "model")
+    assert steps(finished) == [1, 2, 3]
+    warm, seen = trained_on(finished / "model")
+    assert (seen.task, seen.split, seen.seed_to - seen.seed_from) == ("review_easy", "train", 6)
+    assert (warm.split, warm.seed_from) == ("train", 0)
+    looks = [json.loads(x) for x in (finished / "validation.jsonl").read_text().splitlines()]
+    assert [look["step"] for look in looks] == [0, 1, 2, 3]
+
+
+def test_a_metrics_line_says_what_matters(finished: Path) -> None:
+    line = json.loads((finished / "metrics.jsonl").read_text().splitlines()[0])
+    wanted = {"reward", "score", "refusal_share", "tied_groups", "tokens_per_s", "lost", "loss"}
+    assert wanted <= line.keys()
+    parts = sum(value for name, value in line.items() if name.startswith("parts/"))
+    assert parts == pytest.approx(line["reward"], abs=1e-5)
+
+
+def test_the_same_command_again_has_nothing_to_do(
+    finished: Path, start: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "model" / "model.safetensors").stat().st_mtime_ns
+    assert main(flags(start, finished)) == 0
+    assert (finished / "model" / "model.safetensors").stat().st_mtime_ns == before
+    assert capsys.readouterr().out.strip() == str(finished / "model")
+
+
+def test_killed_and_resumed_equals_never_killed(
+    finished: Path, start: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    said = tmp_path / "stderr.txt"
+    with said.open("wb") as stderr:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "training.grpo", *flags(start, run)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
+    saved = run / "checkpoints" / "checkpoint-1" / "trainer_state.json"
+    deadline = time.monotonic() + 240
+    while not saved.is_file() and time.monotonic() < deadline:
+        assert child.poll() is None, said.read_text()
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    assert not (run / "model").exists()
+
+    assert main(flags(start, run)) == 0
+    assert steps(run) == [1, 2, 3]
+    last = "checkpoints/checkpoint-3"
+    again, once, before = weights(run / last), weights(finished / last), weights(start)
+    assert all(torch.equal(again[name], once[name]) for name in once)
+    assert not all(torch.equal(before[name], once[name]) for name in once)
+
+
+def test_lora_trains_adapters_and_hands_over_a_whole_model(start: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings, config = parse(
+        flags(start, run, lora_r=4, validation_patients=0, in_process=False, max_steps=1)
+    )
+    model = train(settings, config)
+    assert (run / "best" / "adapter_config.json").is_file()
+    assert weights(model).keys() == weights(start).keys()
+    assert not all(torch.equal(weights(model)[n], weights(start)[n]) for n in weights(start))
+    assert (run / "server.log").is_file()  # it played through a server of its own
+
+
+def test_an_unknown_key_is_an_error_that_names_the_near_one(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_rat: 1e-3\n")
+    with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
+        parse(["--config", str(path)])
+    with pytest.raises(ConfigError, match="did you mean '--max_steps'"):
+        parse(["--max_step", "3"])
+    with pytest.raises(ConfigError, match="learning_rate"):
+        parse(["--learning_rate", "fast"])
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_rate: 3e-3\nmax_steps: 7\nstyle: brief\n")
+    settings, config = parse(["--config", str(path), "--max_steps", "9"])
+    assert (config.learning_rate, config.max_steps, settings.style) == (0.003, 9, "brief")
+    assert resolved(settings, config)["max_steps"] == 9
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "grpo").glob("*.yaml")), ids=str)
+def test_every_shipped_config_is_read(path: Path) -> None:
+    values = path.read_text()
+    hardware = (
+        ["--bf16", "false", "--fp16", "false"] if "fp16" in values or "bf16" in values else []
+    )
+    settings, config = parse(["--config", str(path), *hardware])
+    assert config.generation_batch_size % config.num_generations == 0
+    assert settings.tasks
+    assert values.startswith("# ")
+
+
+def test_another_configuration_in_the_same_folder_is_refused(
+    finished: Path, start: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(start, finished, learning_rate=5e-4)) == 2
+    assert "learning_rate=0.001" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named(start: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    settings, config = parse(flags(start, tmp_path / "file" / "run"))
+    with pytest.raises(BadStart, match="cannot write"):
+        train(settings, config)
+
+
+def test_no_model_no_task_and_no_server_are_clear_errors(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(tmp_path / "nowhere", tmp_path / "a")) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert main(flags(start, tmp_path / "b", tasks="review_esy")) == 2
+    assert "did you mean 'review_easy'" in capsys.readouterr().err
+    gone = flags(start, tmp_path / "c", in_process=False, env_url="http://127.0.0.1:9")
+    assert main(gone) == 2
+    assert "no server at" in capsys.readouterr().err
+
+
+def test_cases_go_round_the_tasks_and_never_repeat() -> None:
+    settings = GrpoSettings(tasks=["review_easy", "review_budgeted"])
+    found = cases(settings, "train", 5, seed_from=10)
+    assert [(c.task, c.seed) for c in found] == [
+        ("review_easy", 10),
+        ("review_budgeted", 10),
+        ("review_easy", 11),
+        ("review_budgeted", 11),
+        ("review_easy", 12),
+    ]
