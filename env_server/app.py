@@ -66,6 +66,7 @@ def create_app(
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns 0 after a clean stop, 1 where it could not start."""
     options = _parser().parse_args(argv)
+    from env_server import registry
     from env_server.contract import RoundsError
 
     logging.basicConfig(
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     with listener:
         try:
+            registry.on_tables(options.family, options.tables)
             app = create_app(
                 options.family,
                 reward_style=options.reward_style,
@@ -166,6 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network")
     parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="0 takes a free port")
     parser.add_argument("--family", default=DEFAULT_FAMILY, help="the family at the root")
+    parser.add_argument(
+        "--tables", metavar="DIR", help="a hospital's own tables for that family (default: shipped)"
+    )
     parser.add_argument(
         "--reward-style",
         choices=("signed", "bounded"),

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from env_server import envs
 from env_server.contract import (
     Family,
+    RoundsError,
     UnknownAgent,
     UnknownFamily,
     UnknownTask,
@@ -21,6 +22,11 @@ from env_server.contract import (
 )
 
 ENTRY_POINTS = "rounds.families"
+
+
+class NoTables(RoundsError, ValueError):
+    """The family is not made from tables that a user may replace."""
+
 
 task = task_of
 
@@ -43,6 +49,21 @@ def get(name: str) -> Family:
             return family
     shipped: Family = import_module(f"{envs.__name__}.{name}").family
     return shipped
+
+
+def on_tables(name: str, directory: str | None) -> Family:
+    """The family called `name`, playing on the tables of `directory` (None = the shipped ones).
+
+    Raises NoTables where the family has none to replace, and what the family raises for bad ones.
+    """
+    family = get(name)
+    if directory is None:
+        return family
+    use = getattr(family, "use_tables", None)
+    if use is None:
+        raise NoTables(f"{name} has no tables to replace; leave {directory!r} out")
+    use(directory)
+    return family
 
 
 def owner(task_name: str) -> Family:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from env_server import registry
 from env_server.contract import Family, RoundsError, Split, Task
 from eval import record, roster, table
 from eval.question import Absent, Question, ask, choose_baseline, default_agents, enrol, settings
@@ -158,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(argv)
     try:
         found = _compare_with_progress(asked)
-    except (RoundsError, OSError) as wrong:
+    except (RoundsError, OSError, ValueError) as wrong:  # ValueError: a table that cannot be used
         print(f"error: {wrong}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -171,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _compare_with_progress(asked: argparse.Namespace) -> list[Row]:
     tasks = None if asked.tasks is None else _names(asked.tasks)
+    registry.on_tables(asked.family, asked.tables)
     question = ask(asked.family, tasks, asked.split, asked.seed0, asked.episodes)
     agents = default_agents(question, asked.canaries)
     if asked.agents is not None:
@@ -237,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--family", default="polypharmacy", help="environment family (default: %(default)s)")
+    add("--tables", metavar="DIR", help="a hospital's own tables (default: the shipped ones)")
     add("--tasks", help="tasks, with commas between (default: all that are not marked seed)")
     add("--agents", help="agents, with commas between (default: those the family ships)")
     add("--canaries", action="store_true", help="add every degenerate policy of the family")

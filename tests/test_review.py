@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from data.polypharmacy.tables import load
 from env_server import registry
 from env_server.envs.polypharmacy.actions import FINISH, intervene, query
 from env_server.envs.polypharmacy.episode import ReviewEpisode
+from env_server.envs.polypharmacy.family import Polypharmacy
 from env_server.envs.polypharmacy.harm import HarmModel
 from env_server.envs.polypharmacy.patient import Patient, Prescription, creatinine_clearance
 from env_server.envs.polypharmacy.regimen import Regimen, Slot, reduced, watched, without
@@ -280,3 +282,25 @@ def test_a_task_keeps_to_its_formulary() -> None:
 def test_an_unknown_split_is_named_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="no split 'tset'; splits: train, validation, test"):
         FAMILY.begin("review_easy", 0, "tset")  # type: ignore[arg-type]
+
+
+def test_a_hospital_may_bring_its_own_tables_and_its_episodes_say_so(tmp_path: Path) -> None:
+    shipped = Path(TABLES.directory)
+    for table in shipped.glob("*.csv"):
+        (tmp_path / table.name).write_bytes(table.read_bytes())
+    (tmp_path / "alternatives.csv").write_text(
+        "drug_id,alternative_id,rank,indication,note\nibuprofen,acetaminophen,1,osteoarthritis_pain,\n"
+    )
+    own = Polypharmacy(tmp_path)
+    assert own.version.startswith(FAMILY.version + "+tables.")
+    slots = [
+        medication
+        for seed in range(30)
+        for medication in own.begin("review_budgeted", seed).observe().substitutable  # type: ignore[attr-defined]
+    ]
+    assert set(slots) <= {"ibuprofen"}
+
+
+def test_a_table_directory_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="no table directory"):
+        Polypharmacy("nowhere")

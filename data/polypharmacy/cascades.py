@@ -23,13 +23,13 @@ class Cascade:
     via: str
 
 
-def load(tables: Tables, directory: str | None = None) -> dict[str, frozenset[str]]:
+def load(tables: Tables) -> dict[str, frozenset[str]]:
     """drug_id of a root -> drug_ids it may explain. Raises BadTable with file, line, value, remedy.
 
-    Empty where `directory`, a hospital's own tables, has no cascades.csv.
+    Empty where the tables' directory, a hospital's own, has no cascades.csv.
     """
-    path = Path(directory or Path(__file__).parent) / "cascades.csv"
-    if directory is not None and not path.exists():
+    path = tables.directory / "cascades.csv"
+    if not path.exists():
         return {}
     found: dict[str, set[str]] = {}
     with path.open(encoding="utf-8", newline="") as file:

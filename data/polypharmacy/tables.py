@@ -70,6 +70,7 @@ class Tables:
     alternatives: Mapping[str, tuple[Alternative, ...]]
     conditions: Mapping[str, Condition]
     version: str
+    directory: Path
 
     def drug(self, drug_id: str) -> Drug:
         """Look a drug up. Raises UnknownDrug, which names the nearest id."""
@@ -118,6 +119,7 @@ def _load(directory: Path) -> Tables:
         alternatives=MappingProxyType(_alternatives(directory, drugs, conditions)),
         conditions=MappingProxyType(conditions),
         version=_version(directory),
+        directory=directory,
     )
 
 

@@ -146,13 +146,13 @@ def _demand(place: int, drugs: int, index: int) -> None:
 
 
 @lru_cache(maxsize=8)
-def encoding(task_name: str, name: str = "default") -> Encoding:
+def encoding(task_name: str, name: str = "default", tables: str | None = None) -> Encoding:
     """The encoding called `name` (`default` is `slots`). Raises UnknownEncoding.
 
     All tasks share one layout, so that one network can play them all; `task_name` is for the caller's words.
     """
     if name in ("default", "slots"):
-        features = SlotFeatures()
+        features = SlotFeatures(tables)
         return ReviewEncoding(features.size, features)
     if name == "seed16":
         return ReviewEncoding(len(SEED16), seed16)

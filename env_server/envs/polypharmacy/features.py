@@ -92,8 +92,8 @@ class SlotFeatures:
     _LOOKS: Final = 9  # present ... flags: the scalars at the head of a row
     _LIVE: Final = 2  # substitutable, set effects: the scalars at its end
 
-    def __init__(self) -> None:
-        tables = load()
+    def __init__(self, directory: str | None = None) -> None:
+        tables = load(directory)
         groups = sorted({d.substitution_group for d in tables.drugs.values()})
         effects = (*sorted(EFFECTS), "qt_conditional", "qt_possible", "qt_known")
         self._group = {name: at for at, name in enumerate(groups)}

@@ -154,16 +154,17 @@ class Traits(NamedTuple):
     copd: bool
 
 
-_TRAITS: dict[str, Mapping[str, Traits]] = {}  # by tables.version
+_TRAITS: dict[tuple[str, str], Mapping[str, Traits]] = {}  # by version and directory of the tables
 
 
 def traits(tables: Tables) -> Mapping[str, Traits]:
     """drug_id -> traits, for every drug of the tables; worked out once for each set of tables."""
-    known = _TRAITS.get(tables.version)
+    key = (tables.version, str(tables.directory))
+    known = _TRAITS.get(key)
     if known is None:
         roots = cascades.load(tables)
         known = MappingProxyType({d.drug_id: _traits(d, roots) for d in tables.drugs.values()})
-        _TRAITS[tables.version] = known
+        _TRAITS[key] = known
     return known
 
 

@@ -279,14 +279,14 @@ class Outcome(Mapping[str, Any]):
         return len(set(self._told) | set(self._PLANNED))
 
 
-@lru_cache(maxsize=1)
-def _generator() -> Generator:
-    return Generator(known(load()))
+@lru_cache(maxsize=4)
+def _generator(directory: str | None) -> Generator:
+    return Generator(known(load(directory)))
 
 
 @lru_cache(maxsize=4096)
-def begin(task_name: str, seed: int, split: Split) -> SeedCase:
-    """The case of this seed. Raises KeyError for a task that is not of this family."""
-    generator = _generator()
+def begin(task_name: str, seed: int, split: Split, directory: str | None = None) -> SeedCase:
+    """The case of this seed, on the tables of `directory` (None = the shipped ones)."""
+    generator = _generator(directory)
     review = REVIEWS[task_name]
     return SeedCase(review, generator.draw(review, seed, split), generator.known)
