@@ -62,7 +62,7 @@ def held_out(drug_a: str, drug_b: str) -> bool:
     return digest("unseen", *sorted((drug_a, drug_b))) % 100 < 15
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2048)
 def begin(task_name: str, seed: int, split: Split, directory: str | None = None) -> ReviewCase:
     """The patient of (task, seed, split), always the same. Raises BadSplit, NoPatient."""
     review, mix = REVIEWS[task_name], MIXES[task_name]

@@ -284,7 +284,7 @@ def _generator(directory: str | None) -> Generator:
     return Generator(known(load(directory)))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2048)
 def begin(task_name: str, seed: int, split: Split, directory: str | None = None) -> SeedCase:
     """The case of this seed, on the tables of `directory` (None = the shipped ones)."""
     generator = _generator(directory)
