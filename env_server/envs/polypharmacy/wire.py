@@ -95,27 +95,31 @@ class PolypharmacyAction(_Record):
 class PolypharmacyObservation(_Record):
     """Everything the agent may see of one moment of a review."""
 
-    episode_id: str
-    task_id: TaskId
-    age: int
-    sex: str
-    conditions: list[str]
-    eGFR_category: str  # noqa: N815 - the published field name
-    liver_function_category: str
-    current_medications: list[MedicationEntry]
-    interaction_queries: list[InteractionQueryRecord]
-    interventions: list[InterventionRecord]
-    step_index: int
-    max_steps: int
-    remaining_query_budget: int
-    remaining_intervention_budget: int
-    legal_action_types: list[str]
+    episode_id: str = Field(description="task, split and seed: what it takes to begin it again")
+    task_id: TaskId = Field(description="one of the six tasks")
+    age: int = Field(description="years, 65 or more")
+    sex: str = Field(description="M, F or O")
+    conditions: list[str] = Field(description="diseases, and states such as falls or delirium")
+    eGFR_category: str = Field(  # noqa: N815 - the published field name
+        description="normal, mild, moderate or severe impairment, by creatinine clearance"
+    )
+    liver_function_category: str = Field(description="normal or impaired")
+    current_medications: list[MedicationEntry] = Field(description="the list as it is now")
+    interaction_queries: list[InteractionQueryRecord] = Field(
+        description="pairs asked about, with what the reference work said"
+    )
+    interventions: list[InterventionRecord] = Field(description="changes made, in order")
+    step_index: int = Field(description="steps taken; a refused answer counts as one")
+    max_steps: int = Field(description="the review is closed, at a cost, after so many")
+    remaining_query_budget: int = Field(description="pairs that may still be asked about")
+    remaining_intervention_budget: int = Field(description="changes that may still be made")
+    legal_action_types: list[str] = Field(description="forms of action that are possible now")
     substitutable: list[str] = Field(description="drugs that something listed may replace now")
     view: dict[str, Any] = Field(description="what this task shows beyond the common fields")
     shaped_reward: float = Field(description="reward of the last step")
     reward_parts: dict[str, float] = Field(description="its components; they sum to it")
-    refusal: RefusalRecord | None
-    done: bool
+    refusal: RefusalRecord | None = Field(description="why the last answer was not acted on")
+    done: bool = Field(description="whether the review is closed")
     score: float | None = Field(description="the grader's, once done")
     outcome: dict[str, Any] | None = Field(description="what was hidden, once done")
 
