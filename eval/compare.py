@@ -226,8 +226,9 @@ def _print(found: Sequence[Row], asked: argparse.Namespace) -> None:
         table.show(found, table.console_for_stdout())
 
 
-def _names(listed: str) -> list[str]:
-    return [name.strip() for name in listed.split(",") if name.strip()]
+def _names(listed: Sequence[str]) -> list[str]:
+    """Names given with spaces or commas between."""
+    return [name.strip() for part in listed for name in part.split(",") if name.strip()]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -240,8 +241,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--family", default="polypharmacy", help="environment family (default: %(default)s)")
     add("--tables", metavar="DIR", help="a hospital's own tables (default: the shipped ones)")
-    add("--tasks", help="tasks, with commas between (default: all that are not marked seed)")
-    add("--agents", help="agents, with commas between (default: those the family ships)")
+    add("--tasks", nargs="+", help="tasks (default: all that are not marked seed)")
+    add("--agents", nargs="+", help="agents (default: those the family ships)")
     add("--canaries", action="store_true", help="add every degenerate policy of the family")
     add("--episodes", type=int, default=200, help="patients a task (default: %(default)s)")
     add("--split", default="test", help="which patients (default: %(default)s)")

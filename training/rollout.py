@@ -158,7 +158,17 @@ def make_rollout_func(door: Door, settings: RolloutSettings | None = None) -> Ro
 
 @contextmanager
 def asking(trainer: Any, limits: Limits, temperature: float | None = None) -> Iterator[Generate]:
-    """The trainer's current policy as a `Generate`, at the trainer's temperature unless one is given."""
+    """The trainer's current policy as a `Generate`, at the trainer's temperature unless one is given.
+
+    With vLLM the trainer's own temperature is the engine's; any other is sampled with transformers.
+    """
+    if getattr(trainer, "use_vllm", False) and temperature is None:
+        from training.vllm_answers import VllmGenerate
+
+        engine = VllmGenerate(trainer, limits.answer_tokens)
+        yield engine
+        engine.finish()
+        return
     from trl.models import unwrap_model_for_generation
 
     args = trainer.args
