@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -221,6 +221,22 @@ def test_scoring_the_answers_alone_gives_trls_own_loss(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_reading_adds_the_other_tokens_at_its_weight(tmp_path: Path) -> None:
+    made = [
+        sft.make_trainer(
+            config(tmp_path / str(weight)),
+            tmp_path / str(weight),
+            start(),
+            collect(MIXTURE),
+            partial(AnswersOnlyTrainer, reading=weight),
+        )
+        for weight in (0.0, 0.5, 1.0)
+    ]
+    batch = made[0].data_collator([made[0].train_dataset[i] for i in range(4)])
+    none, half, whole = (t.compute_loss(t.model, dict(batch)).item() for t in made)
+    assert none < half < whole and half == pytest.approx((none + whole) / 2, rel=1e-5)
+
+
 # -- what is said when it cannot run ----------------------------------------------------------
 
 
@@ -247,6 +263,7 @@ def test_conversations_that_do_not_fit_stop_the_run_with_the_way_out(tmp_path: P
         (["--noise", "[2]"], "noise holds 2"),
         (["--lr", "fast"], "lr is 'fast'"),
         (["--tasks", "[]"], "tasks is empty"),
+        (["--reading", "2"], "reading is 2"),
     ],
 )
 def test_a_knob_out_of_range_is_named(

@@ -1,7 +1,8 @@
-"""SFTTrainer for a small model on a CPU: the vocabulary is scored at the answers' positions alone.
+"""SFTTrainer for a small model on a CPU: the vocabulary is scored where there is something to learn.
 
 TRL scores every position there and masks afterwards, which for short answers in long conversations is
-half of the time. The loss is the same number. Knows nothing of what is taught.
+half of the time. The loss on answers is the same number; a model that has never read anything may
+also learn from the rest, at a smaller weight. Knows nothing of what is taught.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from trl import SFTTrainer
 
 
 class AnswersOnlyTrainer(SFTTrainer):
-    """For plain causal models (no soft-capping, no logit scale, no experts, no parallelism)."""
+    """For plain causal models (no soft-capping, no logit scale, no experts) in a single process.
+
+    reading: weight of every token outside the answers; 0 learns from answers alone, as TRL does.
+    """
+
+    def __init__(self, *arguments: Any, reading: float = 0.0, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._reading = reading
 
     def compute_loss(
         self,
@@ -27,13 +35,17 @@ class AnswersOnlyTrainer(SFTTrainer):
         hidden_BTH = plain.base_model(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
         ).last_hidden_state[:, :-1]
-        label_BT = inputs["labels"][:, 1:]
-        answered_BT = label_BT != -100
-        logits_NV = plain.get_output_embeddings()(hidden_BTH[answered_BT])
-        label_N = label_BT[answered_BT]
-        count = len(label_N) if num_items_in_batch is None else num_items_in_batch
-        loss = cross_entropy(logits_NV.float(), label_N, reduction="sum") / max(int(count), 1)
-        self._note(logits_NV.detach(), label_N, inputs["attention_mask"])
+        answered_BT = inputs["labels"][:, 1:] != -100
+        scored_BT = answered_BT
+        if self._reading:
+            scored_BT = inputs["attention_mask"][:, 1:].bool()
+        logits_NV = plain.get_output_embeddings()(hidden_BTH[scored_BT]).float()
+        label_N, answer_N = inputs["input_ids"][:, 1:][scored_BT], answered_BT[scored_BT]
+        surprise_N = cross_entropy(logits_NV, label_N, reduction="none")
+        weight_N = torch.where(answer_N, 1.0, self._reading)
+        count = int(answer_N.sum()) if num_items_in_batch is None else int(num_items_in_batch)
+        loss = (surprise_N * weight_N).sum() / max(count, 1)
+        self._note(logits_NV.detach()[answer_N], label_N[answer_N], inputs["attention_mask"])
         return (loss, {"logits": logits_NV}) if return_outputs else loss
 
     def _note(

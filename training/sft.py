@@ -7,11 +7,13 @@ Knows nothing of rewards.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,6 +81,8 @@ class SftConfig:
     """Rank of LoRA adapters on every linear layer; 0 trains all weights."""
     lora_alpha: int = 32
     """Scale of the adapters."""
+    reading: float = 0.0
+    """Weight of the tokens outside the answers, for a model built here: it has never read anything else."""
     checkpointing: bool = False
     """Recompute activations to save memory; slows a small model down."""
     device: Literal["auto", "cpu"] = "auto"
@@ -108,6 +112,10 @@ class SftConfig:
                 raise ValueError(f"{knob} is {getattr(self, knob)}; it must be at least 1")
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}; it must be above 0")
+        if not 0 <= self.reading <= 1:
+            raise ValueError(f"reading is {self.reading}; it lies in 0..1")
+        if self.reading and self.lora_r:
+            raise ValueError("reading is for all weights of a model built here; set lora_r to 0")
         if not self.tasks:
             raise ValueError("tasks is empty; name at least one")
         for share in self.noise:
@@ -191,13 +199,19 @@ def load_start(start: str, lora: bool, cpu: bool) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _kind(config: SftConfig) -> type | None:
-    """The cheaper loss where it is the same: all weights of a plain model, on a CPU."""
+def _kind(config: SftConfig) -> Callable[..., Any] | None:
+    """The cheaper loss where it can be had: all weights of a plain model, in one process."""
     from training import tiny
     from training.answers_only import AnswersOnlyTrainer
 
     plain = config.init in tiny.SIZES and not config.lora_r
-    return AnswersOnlyTrainer if plain and _on_cpu(config) else None
+    if plain and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return partial(AnswersOnlyTrainer, reading=config.reading)
+    if config.reading:
+        raise BadRun(
+            f"reading = {config.reading} needs a model built here and one process, not {config.init!r}"
+        )
+    return None
 
 
 def _on_cpu(config: SftConfig) -> bool:
@@ -207,7 +221,11 @@ def _on_cpu(config: SftConfig) -> bool:
 
 
 def make_trainer(
-    config: SftConfig, run: Path, start: str, collection: Collection, kind: type | None = None
+    config: SftConfig,
+    run: Path,
+    start: str,
+    collection: Collection,
+    kind: Callable[..., Any] | None = None,
 ) -> Any:
     """A TRL trainer (or one of `kind`) over these conversations, ready to train."""
     import datasets
