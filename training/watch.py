@@ -181,7 +181,7 @@ def _plain_line() -> Progress:
     return show
 
 
-_SHOWN = ("loss", "reward", "mean_token_accuracy", "refusal_share", "frac_reward_zero_std")
+_SHOWN = ("loss", "reward", "mean_token_accuracy", "refusal_share", "tied_groups")
 
 
 def _said(figures: Mapping[str, float]) -> str:
