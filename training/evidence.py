@@ -6,9 +6,11 @@ a run keeps its records; nothing of how it was trained.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -200,3 +202,29 @@ def _smooth(values: Sequence[float], window: int = 9) -> list[float]:
     half = window // 2
     near = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(some) / len(some) for some in near]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m training.evidence`: the table, the picture and the record of two finished runs."""
+    parser = argparse.ArgumentParser(prog="python -m training.evidence", description=main.__doc__)
+    add = parser.add_argument
+    add("--sft", type=Path, required=True, help="folder of the warm start")
+    add("--grpo", type=Path, required=True, help="folder of the GRPO run")
+    add("--to", type=Path, required=True, help="folder to write the evidence to")
+    add("--task", required=True, help="task whose test patients are played")
+    add("--patients", type=int, default=300, help="how many (default: %(default)s)")
+    asked = parser.parse_args(argv)
+    try:
+        family = registry.owner(asked.task)
+        rows = before_after(
+            asked.to, asked.sft, asked.grpo, family.name, asked.task, asked.patients
+        )
+    except (RoundsError, OSError) as wrong:
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    print(summary(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
