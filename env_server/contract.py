@@ -252,7 +252,7 @@ def nearest(given: str, known: Sequence[str]) -> str:
 
 def did_you_mean(what: str, given: str, known: tuple[str, ...]) -> str:
     """One line that names the wrong value, the nearest right ones, and all there are."""
-    return f"no {what} {given!r}{nearest(str(given), known)}; known: {', '.join(known)}"
+    return f"no {what} {given!r}{nearest(str(given), known).rstrip('?')}; known: {', '.join(known)}"
 
 
 def task_of(family: Family, name: str | None) -> Task:
