@@ -20,6 +20,7 @@ from env_server import registry
 from env_server.contract import JsonObject, RoundsError
 from eval import table
 from eval.compare import Tick, compare
+from eval.roster import Options
 from eval.rows import Row
 
 SFT, GRPO = "sft", "grpo"
@@ -38,10 +39,11 @@ def before_after(
     task: str,
     patients: int = 200,
     tick: Tick | None = None,
+    temperature: float = 0.0,
 ) -> list[Row]:
     """Play both models and the family's agents on test patients; write the evidence to `folder`.
 
-    sft, grpo: the runs' folders. Differences are taken to the warm start: the question is what
+    sft, grpo: the runs' folders. temperature: of both models; 0 is greedy. Differences are taken to the warm start: the question is what
     reinforcement added. Raises NothingToShow where a run has no model yet.
     """
     rows = compare(
@@ -51,11 +53,15 @@ def before_after(
         episodes=patients,
         split="test",
         baseline=SFT,
+        options=Options(temperature),
         tick=tick,
     )
     folder.mkdir(parents=True, exist_ok=True)
     said = summary(rows)
-    _write(folder / JSON, json.dumps(record(rows, sft, grpo), indent=2) + "\n")
+    _write(
+        folder / JSON,
+        json.dumps(record(rows, sft, grpo) | {"temperature": temperature}, indent=2) + "\n",
+    )
     _write(folder / MARKDOWN, f"{said}\n\n{table.markdown(rows)}\n![]({PICTURE})\n")
     picture(folder / PICTURE, grpo, rows)
     return rows
@@ -213,11 +219,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--to", type=Path, required=True, help="folder to write the evidence to")
     add("--task", required=True, help="task whose test patients are played")
     add("--patients", type=int, default=300, help="how many (default: %(default)s)")
+    add("--temperature", type=float, default=0.0, help="of both models; 0 is greedy (the default)")
     asked = parser.parse_args(argv)
     try:
         family = registry.owner(asked.task)
         rows = before_after(
-            asked.to, asked.sft, asked.grpo, family.name, asked.task, asked.patients
+            asked.to,
+            asked.sft,
+            asked.grpo,
+            family.name,
+            asked.task,
+            asked.patients,
+            temperature=asked.temperature,
         )
     except (RoundsError, OSError) as wrong:
         print(f"error: {wrong}", file=sys.stderr)

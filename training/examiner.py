@@ -27,15 +27,21 @@ CURVE, BEST = "validation.jsonl", "best"
 class Examiner(TrainerCallback):
     """Validates every `every` steps, at the start and at the end; writes `validation.jsonl` and `best/`.
 
-    `trainer` is set once there is one. The policy is read greedily: no random number is drawn, so
-    a run learns the same whether it is looked at or not.
+    `trainer` is set once there is one. At temperature 0 the policy is read greedily; above, it is
+    sampled from a stream of its own, so that a run learns the same whether it is looked at or not.
     """
 
     def __init__(
-        self, rollout: Rollout, requests: Sequence[Request], limits: Limits, every: int, run: Path
+        self,
+        rollout: Rollout,
+        requests: Sequence[Request],
+        limits: Limits,
+        every: int,
+        run: Path,
+        temperature: float = GREEDY,
     ) -> None:
         self._rollout, self._requests, self._limits = rollout, requests, limits
-        self._every, self._run = every, run
+        self._every, self._run, self._temperature = every, run, temperature
         self.trainer: Any = None
         self._curve = {line["step"]: line for line in curve(run)}
 
@@ -52,7 +58,13 @@ class Examiner(TrainerCallback):
             self._examine(state.global_step)
 
     def _examine(self, step: int) -> None:
-        with asking(self.trainer, self._limits, temperature=GREEDY) as generate:
+        import torch
+
+        with (
+            torch.random.fork_rng(),
+            asking(self.trainer, self._limits, temperature=self._temperature) as generate,
+        ):
+            torch.manual_seed(0)  # the same draws at every look: less noise between checkpoints
             played = self._rollout.play(self._requests, generate, self.trainer.processing_class)
         line = {"step": step, **_marks(played)}
         earlier = [known["score"] for at, known in self._curve.items() if at != step]

@@ -177,6 +177,7 @@ def _examine(trainer: Any, settings: GrpoSettings, rollout: Rollout, run: Path) 
         Limits(settings.answer_tokens, settings.context_tokens),
         settings.validation_every,
         run,
+        settings.validation_temperature,
     )
     examiner.trainer = trainer
     trainer.add_callback(examiner)

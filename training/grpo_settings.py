@@ -56,6 +56,9 @@ class GrpoSettings:
         64, "Validation patients a look; 0 keeps the last step instead."
     )
     validation_every: int = _knob(10, "Steps between two looks at validation patients.")
+    validation_temperature: float = _knob(
+        0.0, "0 looks at the greedy policy; 1 at the sampled one, which is what GRPO improves."
+    )
     lora_r: int = _knob(0, "Rank of LoRA adapters on every linear layer; 0 trains all weights.")
     lora_alpha: int = _knob(32, "Scale of the adapters.")
     env_url: str = _knob("", "A running environment server; empty starts one for this run.")
@@ -70,6 +73,10 @@ class GrpoSettings:
         for name in ("answer_tokens", "context_tokens", "validation_every", "seats", "cpu_threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.validation_temperature < 0:
+            raise ConfigError(
+                f"validation_temperature is {self.validation_temperature}; it must be 0 or more"
+            )
         if self.style not in ("", "brief", "full"):
             raise ConfigError(f"style {self.style!r} is none of brief, full or empty")
         if not self.tasks:
