@@ -49,7 +49,14 @@ def worth_training_on(family: Family, task: str, patients: int) -> list[Figure]:
         _score(task, "heuristic", scores["heuristic"], "most", 0.80),
         _score(task, "random", scores["random"], "most", 0.25),
         # 1.0 is shown as 0.999, the highest score a grader may give
-        Figure(f"{task}: reference, lowest", min(scores["reference"]), "score", patients, "least", 0.999),
+        Figure(
+            f"{task}: reference, lowest",
+            min(scores["reference"]),
+            "score",
+            patients,
+            "least",
+            0.999,
+        ),
         Figure(f"{task}: clean patients", clean / patients, "share", patients, "least", 0.10),
         Figure(f"{task}: clean patients", clean / patients, "share", patients, "most", 0.15),
     ]

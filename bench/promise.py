@@ -80,9 +80,7 @@ def report(title: str, figures: Sequence[Figure], *, as_json: bool, seeds: str) 
             "title": title,
             "machine": machine(),
             "seeds": seeds,
-            "figures": [
-                {**asdict(f), "promise": f.promise, "kept": f.kept} for f in figures
-            ],
+            "figures": [{**asdict(f), "promise": f.promise, "kept": f.kept} for f in figures],
         }
         print(json.dumps(body, indent=1))
     else:

@@ -16,7 +16,9 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 def test_the_catalogue_of_environments_is_fresh() -> None:
     page = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
-    assert page == catalogue.catalogue(), "run: python -m env_server.catalogue > docs/environments.md"
+    assert page == catalogue.catalogue(), (
+        "run: python -m env_server.catalogue > docs/environments.md"
+    )
 
 
 def test_readme_names_every_task_and_every_room() -> None:
@@ -60,7 +62,9 @@ def test_the_readme_table_is_the_committed_run() -> None:
     found = json.loads(evidence.read_text(encoding="utf-8"))
     for row in found["rows"]:
         shown = f"{row['score']:.3f}".lstrip("0")
-        assert re.search(rf"\| {re.escape(row['agent'])} \|.*{re.escape(shown)}", text), row["agent"]
+        assert re.search(rf"\| {re.escape(row['agent'])} \|.*{re.escape(shown)}", text), row[
+            "agent"
+        ]
 
 
 @pytest.mark.parametrize("name", ["review_budgeted", "easy_screening"])
