@@ -90,6 +90,7 @@ class Bound(NamedTuple):
     nets: list[list[float]]
     alone: list[list[float]]
     shared: float
+    chord: float  # U gained by a unit of hazard, at most
 
 
 class Search:
@@ -132,7 +133,10 @@ class Search:
 
     def _root(self) -> Partial:
         harm, slots = self.harm, self.start.slots
-        around = tuple(sum(harm.pair_hazard(a, b) for b in slots if b is not a) for a in slots)
+        self.start_pairs = [
+            [0.0 if a is b else harm.pair_hazard(a, b) for b in slots] for a in slots
+        ]
+        around = tuple(sum(row) for row in self.start_pairs)
         own = sum(harm.drug_hazard(s) for s in slots)
         return Partial(slots, around, own, tuple(harm.set_effects(slots)))
 
@@ -317,7 +321,7 @@ class Search:
             else 1.0 / harm.w.scale
         )
         nets, alone = self._paid(gains, chord, position), self._paid(alone, chord, position)
-        return Bound(nets, alone, chord * shared)
+        return Bound(nets, alone, chord * shared, chord)
 
     def _paid(self, gains: list[list[float]], chord: float, position: int) -> list[list[float]]:
         return [
@@ -325,16 +329,22 @@ class Search:
             for i, row in zip(self.order[position:], gains, strict=True)
         ]
 
+    def _gained(self, total: float, gain: float) -> float:
+        """By how much H falls when `gain` of the hazard goes."""
+        return self.harm.harm(total) - self.harm.harm(max(0.0, total - gain))
+
     def _settle(self, partial: Partial, i: int, option: Option) -> Partial:
         """The list once drug i has become what the option says."""
-        harm, now = self.harm, partial.now
+        harm, now, start = self.harm, partial.now, self.start.slots
         before, after = now[i], option.slot
         around = list(partial.around)
         mine = 0.0
         for j, other in enumerate(now):
             if j != i and other is not None and before is not None:
                 new = harm.pair_hazard(after, other) if after is not None else 0.0
-                around[j] += new - harm.pair_hazard(before, other)
+                untouched = other is start[j]  # the drug itself is: each is settled once
+                old = self.start_pairs[i][j] if untouched else harm.pair_hazard(before, other)
+                around[j] += new - old
                 mine += new
         around[i] = mine
         settled = (*now[:i], after, *now[i + 1 :])
@@ -372,23 +382,32 @@ class Search:
             self._consider(partial, changes)
         if left == 0:
             return
-        nets, alone, shared = self._bound(partial, total, left, position)
+        nets, alone, shared, chord = self._bound(partial, total, left, position)
         promise = [max(row, default=0.0) for row in nets]
         single = [max(row, default=0.0) for row in alone]
         for k, row in enumerate(nets):
             most = min(_largest(promise[k:], left), shared + _largest(single[k:], left))
             if most <= floor + self.best_value + TINY:
                 return
+            # what may follow this drug, by how many changes it leaves
+            rests = [
+                (_largest(promise[k + 1 :], n), shared + _largest(single[k + 1 :], n))
+                for n in range(left)
+            ]
+            most = min(promise[k] + rests[-1][0], single[k] + rests[-1][1])
+            if most <= floor + self.best_value + TINY:
+                continue  # no plan that changes this drug is good enough
             i = self.order[position + k]
-            for o in sorted(range(len(row)), key=lambda o: -row[o]):
+            for o in sorted(range(len(row)), key=row.__getitem__, reverse=True):
                 option = self.terms[i][o][3]
                 used = len(option.changes)
                 if used > left:
                     continue
-                most = min(
-                    row[o] + _largest(promise[k + 1 :], left - used),
-                    shared + alone[k][o] + _largest(single[k + 1 :], left - used),
-                )
+                rest, rest_alone = rests[left - used]
+                most = min(row[o] + rest, alone[k][o] + rest_alone)
+                if used == left:  # nothing follows: H itself instead of its chord
+                    gain = (row[o] + option.price) / chord
+                    most = min(most, self._gained(total, gain) - option.price)
                 if most <= floor + self.best_value + TINY:
                     continue
                 if self._leaves(i, option) and self._clashes(i, option, partial):
