@@ -1,5 +1,7 @@
 """One medication review, step by step: budgets, refusals, the clock and the books.
 
+Long because a third of it is the `Case` protocol that both kinds of task fill in.
+
 What a regimen is worth and how a review is graded comes from the `Case` (`seed_case.py`,
 `review_case.py`); this file knows only the order of events.
 """

@@ -1,5 +1,7 @@
 """What a regimen does to this patient: hazards, needs left untreated, and the price of change.
 
+Long because every constant of the model stands here with the sentence that explains it.
+
 U = -(H + untreated need + disruption), H = 1 - exp(-sum of hazards / scale). Knows nothing of
 budgets, of what the agent has seen, or of how a review is graded.
 """

@@ -1,5 +1,7 @@
 """The best review that the budget allows, found exactly: branch and bound over interventions.
 
+Long because it is one search: what is prepared, bounded and settled shares the same sums.
+
 A plan is a set of changes to drugs that give a reason to be changed (an interacting pair, a
 criterion, a set effect of the starting list). Knows nothing of queries beyond "a pair can be asked".
 """
