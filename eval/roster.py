@@ -1,7 +1,8 @@
 """Who can play: an agent of the family by its name, or a kind of player with something to load.
 
 `name`, `kind:argument`, and `label=either` to call it something else in the table. Kinds are the
-modules of `eval/agents`, found by being there: each has `USAGE` and `player(argument, options)`.
+modules of `eval/agents`, found by being there: each has `USAGE`, `player(argument, label, options)`
+and, where the argument may be left out, `DEFAULT`.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def find(spec: str, family: Family, options: Options | None = None) -> Player:
         known = (*family.agents, *(kinds()[kind].USAGE for kind in kinds()))
         near = nearest(name, (*family.agents, *kinds()))
         raise UnknownAgent(f"{family.name} has no agent {name!r}{near}; known: {', '.join(known)}")
+    argument = argument or getattr(kinds()[name], "DEFAULT", "")
     if not argument:
         raise UnknownAgent(f"agent {name!r} needs an argument: {kinds()[name].USAGE}")
     player: Player = kinds()[name].player(argument, label, options or Options())
