@@ -19,6 +19,7 @@ from fastapi.responses import HTMLResponse, Response
 from env_server import rpc, socket_door, wire
 from env_server.contract import EpisodeOver, Family, JsonObject, RoundsError
 from env_server.play import NoEpisode, Play, TooSlow
+from env_server.provided import NotProvided
 from env_server.sessions import Full, NoSession, Session
 
 log = logging.getLogger("rounds.http")
@@ -44,6 +45,7 @@ _STATUS: Final[dict[type[RoundsError], int]] = {
     TooLarge: 413,
     Full: 503,
     TooSlow: 503,
+    NotProvided: 503,
 }
 
 
