@@ -11,15 +11,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from env_server import registry
 from env_server.contract import Family, RoundsError, Split, Task
 from eval import record, roster, table
-from eval.question import Absent, Question, ask, choose_baseline, default_agents, enrol, settings
+from eval.engine import NAMES as ENGINES
+from eval.engine import Engine, Unplayed
+from eval.engine import engine as engine_called
+from eval.question import Absent, Question, ask, choose_baseline, chosen_agents, enrol, settings
 from eval.record import Record
 from eval.result import Result, result
-from eval.roster import Options, Player
+from eval.roster import NotReady, Options, Player
 from eval.rows import Played, Row, rows
 
 Tick = Callable[[str, str, int], None]  # (task, agent, episodes settled since the last call)
@@ -35,7 +39,9 @@ def compare(
     seed0: int = 0,
     baseline: str | None = None,
     canaries: bool = False,
+    shipped: bool = False,
     options: Options | None = None,
+    engine: Engine | None = None,
     run: Path | None = None,
     resume: bool = False,
     tick: Tick | None = None,
@@ -44,15 +50,16 @@ def compare(
     """Play every agent on the same patients and return the rows of the table.
 
     tasks: None takes the family's tasks that are not marked `seed` (all, where all are).
-    agents: specs as `roster.find` reads them, or players; None takes the task's defaults.
+    agents: specs as `roster.find` reads them, or players; None takes the tasks' defaults, with what
+    training makes unless `shipped`. canaries: every degenerate policy as well. engine: where episodes are played; None is in this process.
     baseline: what differences are taken to; None takes `heuristic`, or the first heuristic there is.
     run: a folder that keeps every episode; resume continues one.
     tick: called as episodes are over. say: called with a sentence where a resumed run was mended.
     Raises a RoundsError on anything unknown, and TrainedOnTest before the first episode.
     """
     question = ask(family, tasks, split, seed0, episodes)
-    named = agents if agents is not None else default_agents(question, canaries)
-    players = enrol(question, named, options or Options())
+    named = chosen_agents(question, agents, canaries, shipped)
+    players = enrol(question, named, options or Options(), engine, agents is not None)
     against = choose_baseline(players, baseline)
     with _opened(run, question, players, options or Options(), resume) as kept:
         if say is not None and kept is not None and kept.dropped is not None:
@@ -91,11 +98,22 @@ def _play(
         return replace(empty, note=why)
     results = dict(before.get((task.name, player.name), {}))
     left = [seed for seed in question.seeds if seed not in results]
-    for trajectory in player.play(question.family, task.name, question.split, left):
-        if kept is not None:
-            kept.add(trajectory)
-        results[trajectory.seed] = result(trajectory)
-        tick(task.name, player.name, 1)
+    try:
+        for trajectory in player.play(question.family, task.name, question.split, left):
+            if kept is not None:
+                kept.add(trajectory)
+            results[trajectory.seed] = result(trajectory)
+            tick(task.name, player.name, 1)
+    except NotReady as why:  # it can tell only now, for this task: a checkpoint each, say
+        if results:
+            raise
+        tick(task.name, player.name, question.episodes)
+        return replace(empty, note=str(why))
+    if unplayed := [seed for seed in left if seed not in results]:
+        raise Unplayed(
+            f"{player.name} on {task.name}: {len(unplayed)} of {len(left)} patients were not played,"
+            f" seed {unplayed[0]} the first of them"
+        )
     return replace(empty, results=tuple(results[seed] for seed in question.seeds))
 
 
@@ -156,9 +174,15 @@ def _silent(task: str, agent: str, episodes: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m eval.compare`: the table on stdout, progress and complaints on stderr."""
-    asked = _parser().parse_args(argv)
+    parser = _parser()
+    asked = parser.parse_args(argv)
+    if (asked.report or asked.resume) and not asked.run:
+        flag = "--report" if asked.report else "--resume"
+        parser.error(f"{flag} needs --run NAME: episodes are kept in runs/NAME")
     try:
         found = _compare_with_progress(asked)
+        if asked.report:
+            _report(asked.run, found)
     except (RoundsError, OSError, ValueError) as wrong:  # ValueError: a table that cannot be used
         print(f"error: {wrong}", file=sys.stderr)
         return 2
@@ -174,24 +198,32 @@ def _compare_with_progress(asked: argparse.Namespace) -> list[Row]:
     tasks = None if asked.tasks is None else _names(asked.tasks)
     registry.on_tables(asked.family, asked.tables)
     question = ask(asked.family, tasks, asked.split, asked.seed0, asked.episodes)
-    agents = default_agents(question, asked.canaries)
-    if asked.agents is not None:
-        agents = list(dict.fromkeys([*_names(asked.agents), *(agents if asked.canaries else ())]))
+    named = None if asked.agents is None else _names(asked.agents)
+    agents = chosen_agents(question, named, asked.canaries, asked.shipped)
+    options = Options(asked.temperature, batch=asked.batch)
+    engine = engine_called(asked.engine, options, asked.tables, asked.workers)
     with _progress(len(question.tasks) * len(agents) * asked.episodes) as tick:
         return compare(
             question.family,
             [task.name for task in question.tasks],
-            agents,
+            named,
             episodes=asked.episodes,
             split=asked.split,
             seed0=asked.seed0,
             baseline=asked.baseline,
-            options=Options(asked.temperature, batch=asked.batch),
+            canaries=asked.canaries,
+            shipped=asked.shipped,
+            options=options,
+            engine=engine,
             run=record.RUNS / asked.run if asked.run else None,
             resume=asked.resume,
             tick=tick,
-            say=lambda sentence: print(sentence, file=sys.stderr),
+            say=_say,
         )
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
 
 
 @contextmanager
@@ -213,6 +245,12 @@ def _progress(total: int) -> Iterator[Tick]:
             bar.update(shown, advance=episodes, description=f"{task} · {agent}")
 
         yield tick
+
+
+def _report(run: str, found: Sequence[Row]) -> None:
+    folder = record.RUNS / run
+    import_module("eval.report").write(folder, found)  # a page is for whoever asks for it
+    _say(f"report: {folder / 'report.html'}")
 
 
 def _print(found: Sequence[Row], asked: argparse.Namespace) -> None:
@@ -242,7 +280,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--family", default="polypharmacy", help="environment family (default: %(default)s)")
     add("--tables", metavar="DIR", help="a hospital's own tables (default: the shipped ones)")
     add("--tasks", nargs="+", help="tasks (default: all that are not marked seed)")
-    add("--agents", nargs="+", help="agents (default: those the family ships)")
+    add("--agents", nargs="+", help="agents (default: the family's own, and what training makes)")
+    add("--shipped", action="store_true", help="by default only agents that the family ships")
     add("--canaries", action="store_true", help="add every degenerate policy of the family")
     add("--episodes", type=int, default=200, help="patients a task (default: %(default)s)")
     add("--split", default="test", help="which patients (default: %(default)s)")
@@ -255,8 +294,11 @@ def _parser() -> argparse.ArgumentParser:
         default=64,
         help="episodes a model plays at once (default: %(default)s)",
     )
+    add("--engine", default="local", choices=ENGINES, help="where to play (default: %(default)s)")
+    add("--workers", type=int, help="processes of an engine (default: a core each)")
     add("--run", metavar="NAME", help="keep every episode in runs/NAME")
     add("--resume", action="store_true", help="continue runs/NAME where it stopped")
+    add("--report", action="store_true", help="write runs/NAME/report.html too")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a list of rows")
     form.add_argument("--markdown", action="store_true", help="print Markdown tables")

@@ -21,7 +21,8 @@ from env_server.contract import (
     nearest,
 )
 from eval import roster
-from eval.heldout import Patients, refuse_overlap
+from eval.engine import Engine, seated
+from eval.heldout import Patients, TrainedOnTest, refuse_overlap
 from eval.roster import NotReady, Options, Player
 
 
@@ -77,21 +78,25 @@ def ask(
 
 
 def enrol(
-    question: Question, agents: Sequence[str | Player], options: Options
+    question: Question,
+    agents: Sequence[str | Player],
+    options: Options,
+    engine: Engine | None = None,
+    by_name: bool = True,
 ) -> list[Player | Absent]:
     """Who plays, in the order named; whoever is not ready keeps a place.
 
-    Raises UnknownAgent, SameName, and TrainedOnTest where a model knows the patients already.
+    engine: where they play; None is here. by_name: somebody asked for these agents, so that one who
+    knows the patients already is an error; a default one merely keeps an empty row.
+    Raises UnknownAgent, SameName, and TrainedOnTest.
     """
     players: list[Player | Absent] = []
     for agent in agents:
-        found = _enrol(question.family, agent, options)
+        found = _enrol(question, agent, options, engine, by_name)
         if any(found.name == other.name for other in players):
             raise roster.SameName(
                 f"two agents are called {found.name!r}; give one a label: other={found.name}"
             )
-        if not isinstance(found, Absent):
-            refuse_overlap(found.name, found.trained_on, question.patients())
         players.append(found)
     if not players:
         raise UnknownAgent(
@@ -112,10 +117,24 @@ def choose_baseline(players: Sequence[Player | Absent], wanted: str | None) -> s
     return next((player.name for player in players if player.role == "heuristic"), None)
 
 
-def default_agents(question: Question, canaries: bool) -> list[str]:
-    """The defaults of every task asked for, each agent once."""
-    named = [roster.default(question.family, task, canaries) for task in question.tasks]
-    return list(dict.fromkeys(name for names in named for name in names))
+def chosen_agents(
+    question: Question,
+    named: Sequence[str | Player] | None,
+    canaries: bool = False,
+    shipped: bool = False,
+) -> list[str | Player]:
+    """Those named, else the defaults of every task; each once, those that know everything last.
+
+    canaries: with every degenerate policy. shipped: the defaults without what training makes.
+    """
+    family, tasks = question.family, question.tasks
+    if named is not None:
+        added = [c for task in tasks for c in roster.canaries(family, task)] if canaries else []
+        return [*named, *dict.fromkeys(c for c in added if c not in named)]
+    each = [n for task in tasks for n in roster.default(family, task, canaries, shipped)]
+    each = list(dict.fromkeys(each))
+    last = [n for n in each if n in family.agents and family.agents[n].role == "reference"]
+    return [*(name for name in each if name not in last), *last]
 
 
 def settings(
@@ -142,10 +161,21 @@ def _measured_tasks(family: Family) -> list[str]:
     return [t.name for t in family.tasks.values() if not t.seed] or list(family.tasks)
 
 
-def _enrol(family: Family, agent: str | Player, options: Options) -> Player | Absent:
-    if not isinstance(agent, str):
-        return agent
+def _enrol(
+    question: Question,
+    agent: str | Player,
+    options: Options,
+    engine: Engine | None,
+    by_name: bool,
+) -> Player | Absent:
+    name = roster.label_of(agent)[0] if isinstance(agent, str) else agent.name
     try:
-        return roster.find(agent, family, options)
+        player = roster.find(agent, question.family, options) if isinstance(agent, str) else agent
+        refuse_overlap(name, player.trained_on, question.patients())
     except NotReady as why:
-        return Absent(roster.label_of(agent)[0], str(why))
+        return Absent(name, str(why))
+    except TrainedOnTest as why:
+        if by_name:
+            raise
+        return Absent(name, str(why))
+    return seated(player, agent, engine)

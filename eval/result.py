@@ -19,7 +19,9 @@ class Result:
 
     regret: the reference's score less this one. optimum, attained: what could be gained and what
     was. clean: the best review changes nothing. queries, interventions: None where actions have no
-    `action_type`. sampled_tokens: None unless a language model played. lost: why there is no score.
+    `action_type`. sampled_tokens, prompt_tokens: written and read by a language model, None unless
+    one played; an API reads its prompt anew at every request. cost_usd: None where no price is known.
+    speechless: the patient did not fit the model's context. lost: why there is no score.
     """
 
     task: str
@@ -37,6 +39,9 @@ class Result:
     queries: int | None = None
     interventions: int | None = None
     sampled_tokens: int | None = None
+    prompt_tokens: int | None = None
+    cost_usd: float | None = None
+    speechless: bool = False
     lost: str | None = None
 
 
@@ -44,6 +49,7 @@ def result(trajectory: Trajectory) -> Result:
     """The numbers of one trajectory."""
     told = trajectory.outcome
     queries, interventions = _acts(trajectory)
+    written, read, cost_usd = _spent(trajectory)
     return Result(
         task=trajectory.task,
         agent=trajectory.agent,
@@ -59,14 +65,38 @@ def result(trajectory: Trajectory) -> Result:
         clean=told["clean"] if isinstance(told.get("clean"), bool) else None,
         queries=queries,
         interventions=interventions,
-        sampled_tokens=sum(trajectory.tokens.mask) if trajectory.tokens else None,
+        sampled_tokens=written,
+        prompt_tokens=read,
+        cost_usd=cost_usd,
+        speechless=trajectory.tokens is not None and not any(trajectory.tokens.mask),
         lost=trajectory.lost,
     )
+
+
+def _spent(trajectory: Trajectory) -> tuple[int | None, int | None, float | None]:
+    """(tokens written, tokens read, US dollars): as billed, or counted where a model ran here."""
+    if trajectory.usage is not None:
+        bill = trajectory.usage
+        return (
+            _count(bill, "completion_tokens"),
+            _count(bill, "prompt_tokens"),
+            _number(bill, "cost_usd"),
+        )
+    if trajectory.tokens is None:
+        return None, None, None
+    written = sum(trajectory.tokens.mask)
+    given = len(trajectory.tokens.prompt_ids) + len(trajectory.tokens.mask) - written
+    return written, given, None
 
 
 def _number(told: Mapping[str, Any], key: str) -> float | None:
     value = told.get(key)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _count(told: Mapping[str, Any], key: str) -> int | None:
+    value = _number(told, key)
+    return None if value is None else int(value)
 
 
 def _acts(trajectory: Trajectory) -> tuple[int | None, int | None]:

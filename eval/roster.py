@@ -2,7 +2,8 @@
 
 `name`, `kind:argument`, and `label=either` to call it something else in the table. Kinds are the
 modules of `eval/agents`, found by being there: each has `USAGE`, `player(argument, label, options)`
-and, where the argument may be left out, `DEFAULT`.
+and, where the argument may be left out, `DEFAULT`. A kind with `IN_TABLE` (its rank) has rows in the
+default table of the families in `FAMILIES` (None or absent: all): the specs in `ROWS`, else itself.
 """
 
 from __future__ import annotations
@@ -126,10 +127,23 @@ def kinds() -> dict[str, Any]:
     return {name: import_module(f"{agents.__name__}.{name}") for name in found}
 
 
-def default(family: Family, task: Task, canaries: bool = False) -> list[str]:
-    """Random, every heuristic, a canary (all of them if asked), and the reference; worst first.
+def learned(family: Family) -> list[str]:
+    """What training makes for this family, by rank, whether it is made yet or not."""
+    ranked = sorted(
+        (module.IN_TABLE, kind) for kind, module in kinds().items() if hasattr(module, "IN_TABLE")
+    )
+    rows: list[str] = []
+    for _, kind in ranked:
+        families = getattr(kinds()[kind], "FAMILIES", None)
+        if families is None or family.name in families:
+            rows += getattr(kinds()[kind], "ROWS", (kind,))
+    return rows
 
-    The canary is blind_stop where the family has it, else its first.
+
+def default(family: Family, task: Task, canaries: bool = False, shipped: bool = False) -> list[str]:
+    """Random, a canary (all of them if asked), every heuristic, what was learned, the reference.
+
+    The canary is blind_stop where the family has it, else its first. shipped: nothing learned.
     """
     cards = [c for c in family.agents.values() if not c.tasks or task.name in c.tasks]
     named: dict[str, list[str]] = {}
@@ -142,8 +156,15 @@ def default(family: Family, task: Task, canaries: bool = False) -> list[str]:
         *named.get("random", []),
         *shown,
         *named.get("heuristic", []),
+        *([] if shipped else learned(family)),
         *named.get("reference", []),
     ]
+
+
+def canaries(family: Family, task: Task) -> list[str]:
+    """Every degenerate policy of the family that plays the task."""
+    cards = family.agents.values()
+    return [c.name for c in cards if c.role == "canary" and (not c.tasks or task.name in c.tasks)]
 
 
 def reference(family: Family, task: Task) -> AgentCard | None:

@@ -24,8 +24,8 @@ class Row:
     n: patients. score: mean in [0.001, 0.999] with its 95 % interval; iqm: mean of the middle half.
     episode_return: `return` in JSON. regret: the reference's score less this agent's, mean.
     share_of_optimum: of what could be gained. refusal_share: of all steps. overcall_share: of clean
-    patients, how many were changed at all. steps, queries, interventions, tokens, seconds (to
-    decide): a mean episode. diff: score less the baseline's on the same patients; p as tested, p_holm corrected for
+    patients, how many were changed at all. steps, queries, interventions, tokens (written),
+    prompt_tokens (read), cost_usd, seconds (to decide): a mean episode. diff: score less the baseline's on the same patients; p as tested, p_holm corrected for
     the block's rows; wins: probability of improvement; detectable: the smallest difference this n
     would have found.
     """
@@ -49,6 +49,8 @@ class Row:
     refusal_share: float | None = None
     overcall_share: float | None = None
     tokens: float | None = None
+    prompt_tokens: float | None = None
+    cost_usd: float | None = None
     seconds: float | None = None
     baseline: str | None = None
     diff: float | None = None
@@ -115,11 +117,11 @@ def _block(family: str, split: str, played: Sequence[Played], baseline: str | No
 def _row(family: str, split: str, played: Played) -> Row:
     kept = [r for r in played.results if r.lost is None]
     lost = len(played.results) - len(kept)
-    wordless = sum(r.sampled_tokens == 0 for r in kept)
+    speechless = sum(r.speechless for r in kept)
     remarks = [
         played.note,
         f"{lost} lost, left out" if lost else "",
-        f"{wordless} patients do not fit the model's context" if wordless else "",
+        f"{speechless} patients do not fit the model's context" if speechless else "",
     ]
     note = "; ".join(filter(None, remarks))
     row = Row(family, played.task, played.agent, played.role, split, lost=lost, note=note)
@@ -149,6 +151,8 @@ def _measured(row: Row, kept: Sequence[Result]) -> Row:
         refusal_share=sum(r.refusals for r in kept) / steps if steps else 0.0,
         overcall_share=_overcalled(kept),
         tokens=_mean(kept, lambda r: r.sampled_tokens),
+        prompt_tokens=_mean(kept, lambda r: r.prompt_tokens),
+        cost_usd=_mean(kept, lambda r: r.cost_usd),
         seconds=fmean(r.seconds for r in kept),
     )
 

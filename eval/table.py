@@ -57,6 +57,11 @@ def _time(seconds: float | None) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.2f} ms"
 
 
+def _dollars(cost: float | None) -> str:
+    """Four digits below a cent: an episode costs a fraction of one."""
+    return "" if cost is None else f"{cost:.2f}" if cost >= 0.1 or cost == 0 else f"{cost:.4f}"
+
+
 COLUMNS = (
     Column("agent", lambda r: r.agent),
     Column("n", lambda r: str(r.n)),
@@ -72,6 +77,8 @@ COLUMNS = (
     Column("refused", lambda r: _percent(r.refusal_share)),
     Column("over-called", lambda r: _percent(r.overcall_share)),
     Column("tokens", lambda r: _digits(r.tokens, 0)),
+    Column("read", lambda r: _digits(r.prompt_tokens, 0)),
+    Column("USD", lambda r: _dollars(r.cost_usd)),
     Column("time", lambda r: _time(r.seconds)),
     Column("note", lambda r: r.note),
 )

@@ -73,6 +73,9 @@ class Trajectory:
     seconds: float = 0.0  # an in-process agent's own; a model's with everything around it
     tokens: Tokens | None = None
     lost: str | None = None  # why the episode could not be finished; its score means nothing then
+    # what a model behind an API spent: requests, prompt_tokens, completion_tokens, and cost_usd where
+    # prices are known; None for everybody else
+    usage: Mapping[str, Any] | None = None
 
     @property
     def episode_return(self) -> float:
@@ -91,7 +94,11 @@ class Trajectory:
         return sums
 
     def to_json(self) -> JsonObject:
-        """One line of an episodes.jsonl. Observations are shared with this object, not copied."""
+        """One line of an episodes.jsonl. Observations are shared with this object, not copied.
+
+        `usage` is written where there is any, so that older files keep their bytes.
+        """
+        spent = {} if self.usage is None else {"usage": plain(self.usage)}
         return {
             "family": self.family,
             "task": self.task,
@@ -106,6 +113,7 @@ class Trajectory:
             "seconds": self.seconds,
             "tokens": self.tokens.to_json() if self.tokens else None,
             "lost": self.lost,
+            **spent,
         }
 
     @classmethod

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -26,14 +26,15 @@ from env_server.contract import (
     UnknownTask,
 )
 from eval import compare as command
-from eval import table
+from eval import roster, table
 from eval.compare import compare
+from eval.engine import NoEngine, Unplayed, engine
 from eval.episode import NeverEnded, play, take_turn
 from eval.heldout import Patients, TrainedOnTest, UnreadableSeeds, refuse_overlap, trained_on
 from eval.record import BadLine, RunDiffers, RunExists, read_episodes
 from eval.replay import replay
 from eval.result import result
-from eval.roster import CardPlayer, SameName, find
+from eval.roster import CardPlayer, NotReady, Options, SameName, find
 from eval.rows import Row
 from eval.trajectory import Trajectory
 
@@ -245,6 +246,136 @@ def test_wrong_tasks_splits_and_numbers_are_refused_before_anything_is_played():
         compare(LINE, ["near"], episodes=0)
 
 
+# -- what training makes --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """A kind of player as `eval/agents` holds them, with one checkpoint: of `near`."""
+
+    IN_TABLE: int
+    FAMILIES: tuple[str, ...] | None = None
+    DEFAULT: str = "runs/learned"
+    USAGE: str = "learned:FOLDER"
+    trained_on: tuple[Patients, ...] = ()
+
+    def player(self, argument: str, name: str, options: Options) -> CardPlayer:
+        return _LearnedPlayer(LINE.agents["reference"], name, self.trained_on)
+
+
+class _LearnedPlayer(CardPlayer):
+    def __init__(self, card: AgentCard, name: str, trained_on: tuple[Patients, ...]) -> None:
+        super().__init__(card, name)
+        object.__setattr__(self, "seen", trained_on)
+
+    @property
+    def trained_on(self):  # type: ignore[no-untyped-def]
+        return self.seen  # type: ignore[attr-defined]
+
+    def play(self, family, task, split, seeds):  # type: ignore[no-untyped-def]
+        if task != "near":
+            raise NotReady(f"no checkpoint of {task}; make one with: python -m training.learn")
+        return super().play(family, task, split, seeds)
+
+
+def _with_kinds(monkeypatch: pytest.MonkeyPatch, **kinds: _Learned) -> None:
+    monkeypatch.setattr(roster, "kinds", lambda: dict(kinds))
+
+
+def test_learned_kinds_stand_by_rank_between_heuristics_and_the_reference(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    others = _Learned(1, ("polypharmacy",))
+    _with_kinds(monkeypatch, late=_Learned(9), early=_Learned(2, ("number_line",)), others=others)
+    agents = [row.agent for row in compare(LINE, ["near"], episodes=4)]
+    assert agents[-4:] == ["near_only", "early", "late", "reference"]
+    assert "early" not in [r.agent for r in compare(LINE, ["near"], episodes=4, shipped=True)]
+
+
+def test_a_kind_without_a_checkpoint_of_one_task_keeps_a_row_that_says_how_to_make_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    _with_kinds(monkeypatch, learned=_Learned(1))
+    rows = compare(LINE, ["near", "far"], episodes=4)
+    assert by_agent(rows, "near")["learned"].n == 4
+    assert "python -m training.learn" in by_agent(rows, "far")["learned"].note
+    assert by_agent(rows, "all")["learned"].note == "1 of 2 tasks"
+
+
+def test_a_default_agent_that_knows_the_patients_is_refused_in_its_row_and_a_named_one_aloud(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    seen = Patients("number_line", "near", "test", 2, 9)
+    _with_kinds(monkeypatch, learned=_Learned(1, trained_on=(seen,)))
+    row = by_agent(compare(LINE, ["near"], episodes=4))["learned"]
+    assert row.n == 0 and "was trained on" in row.note
+    with pytest.raises(TrainedOnTest):
+        compare(LINE, ["near"], ["learned"], episodes=4)
+
+
+def test_the_models_of_make_run_are_rows_even_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    rows = by_agent(compare("polypharmacy", ["review_easy"], episodes=2), "review_easy")
+    for agent in ("sft", "grpo"):
+        assert rows[agent].n == 0 and "make run" in rows[agent].note
+
+
+# -- engines --------------------------------------------------------------------------------------
+
+
+def _backwards(family, task, split, agent, seeds):  # type: ignore[no-untyped-def]
+    """An engine that plays each agent by its spec, last patient first."""
+    yield from find(agent, LINE).play(LINE, task, split, list(reversed(seeds)))
+
+
+def test_another_engine_yields_the_same_rows(tmp_path: Path):
+    here = compare(LINE, ["near", "far"], episodes=9)
+    there = compare(LINE, ["near", "far"], episodes=9, engine=_backwards, run=tmp_path / "r")
+    assert without_time(there) == without_time(here)
+    assert set(replay(tmp_path / "r" / "episodes.jsonl", lambda _: LINE)) == {None}
+
+
+def test_an_engine_that_forgets_a_patient_is_an_error():
+    def forgets(family, task, split, agent, seeds):  # type: ignore[no-untyped-def]
+        return _backwards(family, task, split, agent, seeds[1:])
+
+    with pytest.raises(Unplayed, match="1 of 5 patients were not played, seed 0"):
+        compare(LINE, ["near"], ["random"], episodes=5, engine=forgets)
+
+
+def test_an_engine_needs_agents_that_can_travel_and_its_package(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(NoEngine, match="only an agent's spec can travel"):
+        compare(LINE, ["near"], [_Loses(1)], episodes=2, engine=_backwards)
+    monkeypatch.setattr("eval.engine.find_spec", lambda name: None)
+    with pytest.raises(NoEngine, match=r"needs the package ray: pip install"):
+        engine("ray", Options(), None, 2)
+    assert engine("local", Options(), None, None) is None
+
+
+# -- what it costs --------------------------------------------------------------------------------
+
+
+class _Billed(CardPlayer):
+    """The heuristic, as if behind an API that charges a cent a patient and knows no price for one."""
+
+    def play(self, family, task, split, seeds):  # type: ignore[no-untyped-def]
+        for trajectory in super().play(family, task, split, seeds):
+            bill = {"requests": 2, "prompt_tokens": 400, "completion_tokens": 30}
+            priced = {**bill, "cost_usd": 0.01} if trajectory.seed else bill
+            yield replace(trajectory, usage=priced)
+
+
+def test_what_an_api_charged_is_in_the_table():
+    billed = _Billed(LINE.agents["heuristic"], "api")
+    rows = compare(LINE, ["near"], ["heuristic", billed], episodes=4)
+    row = by_agent(rows)["api"]
+    assert (row.tokens, row.prompt_tokens, row.cost_usd) == pytest.approx((30, 400, 0.01))
+    assert (row.note, rows[0].cost_usd) == ("", None)
+    assert "| 30 | 400 | 0.0100 |" in table.markdown(rows)
+
+
 # -- held out -------------------------------------------------------------------------------------
 
 
@@ -378,12 +509,23 @@ def test_ctrl_c_ends_with_130_and_the_way_to_go_on(
 
 
 @pytest.mark.usefixtures("_number_line")
-def test_canaries_are_added_to_named_agents(capsys: pytest.CaptureFixture[str]):
+def test_canaries_are_added_to_named_agents_and_nobody_else_is(capsys: pytest.CaptureFixture[str]):
     command.main(
         ["--tasks", "near", "--episodes", "2", "--agents", "heuristic", "--canaries", "--json"]
     )
     agents = [row["agent"] for row in json.loads(capsys.readouterr().out)]
-    assert agents[0] == "heuristic" and "finish_at_once" in agents
+    assert agents == ["heuristic", "finish_at_once"]
+
+
+@pytest.mark.usefixtures("_number_line")
+@pytest.mark.parametrize("flag", ["--report", "--resume"])
+def test_what_needs_a_kept_run_says_so_before_anything_is_played(
+    flag: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--tasks", "near", flag])
+    assert ended.value.code == 2
+    assert "needs --run NAME" in capsys.readouterr().err
 
 
 # -- real patients --------------------------------------------------------------------------------
@@ -391,7 +533,8 @@ def test_canaries_are_added_to_named_agents(capsys: pytest.CaptureFixture[str]):
 
 def test_on_real_patients_the_reference_is_best_and_blind_stopping_is_not(tmp_path: Path):
     rows = by_agent(
-        compare("polypharmacy", ["review_easy"], episodes=40, run=tmp_path / "r"), "review_easy"
+        compare("polypharmacy", ["review_easy"], episodes=40, shipped=True, run=tmp_path / "r"),
+        "review_easy",
     )
     assert {"random", "heuristic", "blind_stop", "reference"} <= rows.keys()
     scores = {agent: row.score or 0.0 for agent, row in rows.items()}

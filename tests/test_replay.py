@@ -68,6 +68,14 @@ def test_words_tokens_and_time_are_the_players_and_taken_over(tmp_path: Path):
     assert list(replay(written(tmp_path / "e.jsonl", spoken), one)) == [None]
 
 
+def test_what_an_api_charged_is_taken_over_and_absent_from_everybody_elses_lines(tmp_path: Path):
+    played = play(LINE, "near", 1, "test", AGENTS[1])
+    assert "usage" not in played.to_json()
+    billed = replace(played, usage={"requests": 3, "prompt_tokens": 900, "cost_usd": 0.01})
+    assert Trajectory.from_json(json.loads(json.dumps(billed.to_json()))) == billed
+    assert list(replay(written(tmp_path / "e.jsonl", billed, played), one)) == [None, None]
+
+
 def test_a_lost_episode_is_checked_as_far_as_it_went(tmp_path: Path):
     played = play(LINE, "near", 1, "test", AGENTS[1])
     lost = replace(
