@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import fmean
+from typing import TypeAlias
 
 from env_server.contract import JsonObject
-from eval.metrics import Difference, estimate, holm, interquartile_mean, paired_difference
+from eval.metrics import Difference, estimate, holm, interquartile_estimate, paired_difference
 from eval.metrics import share_of_optimum as optimum_reached
 from eval.result import Result
 
+Patient: TypeAlias = tuple[str, int]  # (task, seed)
 ALL_TASKS = "all"
 
 
@@ -21,13 +23,15 @@ ALL_TASKS = "all"
 class Row:
     """One agent on one task. None means that it cannot be told; `note` says why.
 
-    n: patients. score: mean in [0.001, 0.999] with its 95 % interval; iqm: mean of the middle half.
+    n: patients. score: mean in [0.001, 0.999] with its 95 % interval; iqm: mean of the middle half,
+    with its own. Over several tasks patients are drawn within each (a stratified bootstrap).
     episode_return: `return` in JSON. regret: the reference's score less this agent's, mean.
     share_of_optimum: of what could be gained. refusal_share: of all steps. overcall_share: of clean
     patients, how many were changed at all. steps, queries, interventions, tokens (written),
-    prompt_tokens (read), cost_usd, seconds (to decide): a mean episode. diff: score less the baseline's on the same patients; p as tested, p_holm corrected for
-    the block's rows; wins: probability of improvement; detectable: the smallest difference this n
-    would have found.
+    prompt_tokens (read), cost_usd, seconds (to decide): a mean episode. diff: score less the
+    baseline's on the same patients; p as tested, p_holm corrected for the block's rows. wins:
+    probability of improvement with its interval. detectable: the smallest difference this n would
+    have found.
     """
 
     family: str
@@ -40,6 +44,8 @@ class Row:
     score_low: float | None = None
     score_high: float | None = None
     iqm: float | None = None
+    iqm_low: float | None = None
+    iqm_high: float | None = None
     episode_return: float | None = None
     regret: float | None = None
     share_of_optimum: float | None = None
@@ -59,6 +65,8 @@ class Row:
     p: float | None = None
     p_holm: float | None = None
     wins: float | None = None
+    wins_low: float | None = None
+    wins_high: float | None = None
     detectable: float | None = None
     lost: int = 0
     note: str = ""
@@ -129,8 +137,10 @@ def _row(family: str, split: str, played: Played) -> Row:
 
 
 def _measured(row: Row, kept: Sequence[Result]) -> Row:
-    scores = [r.score for r in kept]
-    found = estimate(scores, [(r.task, r.seed) for r in kept])
+    scores, tasks = [r.score for r in kept], [r.task for r in kept]
+    patients = [(r.task, r.seed) for r in kept]
+    found = estimate(scores, patients, tasks)
+    middle = interquartile_estimate(scores, patients, tasks)
     gains = [(r.attained, r.optimum) for r in kept if None not in (r.attained, r.optimum)]
     steps = sum(r.steps for r in kept)
     return replace(
@@ -139,7 +149,9 @@ def _measured(row: Row, kept: Sequence[Result]) -> Row:
         score=found.mean,
         score_low=found.low,
         score_high=found.high,
-        iqm=interquartile_mean(scores),
+        iqm=middle.mean,
+        iqm_low=middle.low,
+        iqm_high=middle.high,
         episode_return=fmean(r.episode_return for r in kept),
         regret=_mean(kept, lambda r: r.regret),
         share_of_optimum=optimum_reached(
@@ -182,17 +194,23 @@ def _compared(row: Row, ours: Played, theirs: Played | None) -> Row:
         diff_high=found.high,
         p=found.p,
         wins=found.wins,
+        wins_low=found.wins_low,
+        wins_high=found.wins_high,
         detectable=found.detectable,
     )
 
 
-def _difference(ours: Mapping[object, float], theirs: Mapping[object, float]) -> Difference | None:
-    return paired_difference(ours, theirs) if ours.keys() & theirs.keys() else None
+def _difference(
+    ours: Mapping[Patient, float], theirs: Mapping[Patient, float]
+) -> Difference | None:
+    if not ours.keys() & theirs.keys():
+        return None
+    return paired_difference(ours, theirs, lambda patient: patient[0])
 
 
-def _scores(results: Iterable[Result]) -> dict[object, float]:
+def _scores(results: Iterable[Result]) -> dict[Patient, float]:
     """Mean score of each patient that was not lost."""
-    by_patient: dict[object, list[float]] = {}
+    by_patient: dict[Patient, list[float]] = {}
     for r in results:
         if r.lost is None:
             by_patient.setdefault((r.task, r.seed), []).append(r.score)
