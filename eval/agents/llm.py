@@ -1,0 +1,31 @@
+"""`llm:MODEL@URL`: a language model behind an OpenAI-compatible server; `llm` alone reads the environment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+
+from eval.answer_cache import AnswerCache
+from eval.consult import ServedPlayer
+from eval.endpoint import NoModel, read
+from eval.llm import ServedModel
+from eval.roster import NotReady, Options
+
+USAGE = "llm:MODEL@URL"
+DEFAULT = "?"  # MODEL_NAME at API_BASE_URL
+
+
+def player(argument: str, name: str, options: Options) -> ServedPlayer:
+    """The served model. Raises NotReady where no model or key is named, BadEndpoint on a wrong knob."""
+    if find_spec("openai") is None:
+        raise NotReady("a served model needs the openai client: pip install -e '.[agents]'")
+    try:
+        endpoint, asking = read(argument)
+    except NoModel as missing:
+        raise NotReady(str(missing)) from None
+    if endpoint.needs_key and endpoint.key is None:
+        raise NotReady(f"{endpoint.host} wants a key: set OPENAI_API_KEY or HF_TOKEN")
+    if options.max_new_tokens is not None:
+        asking = replace(asking, answer_tokens=options.max_new_tokens)
+    model = ServedModel(endpoint, asking, AnswerCache() if asking.cache else None)
+    return ServedPlayer(name, model, options.temperature, options.top_p, options.batch)
