@@ -27,6 +27,7 @@ from env_server.contract import (
 )
 from eval import compare as command
 from eval import roster, table
+from eval.agents import local
 from eval.compare import compare
 from eval.engine import NoEngine, Unplayed, engine
 from eval.episode import NeverEnded, play, take_turn
@@ -39,11 +40,18 @@ from eval.rows import Row
 from eval.trajectory import Trajectory
 
 LINE = NumberLine()
+LEARNED = roster.learned
 PROMISED = {
     "family", "task", "agent", "split", "n", "score", "score_low", "score_high", "return",
     "regret", "steps", "refusal_share", "seconds", "diff", "diff_low", "diff_high", "p",
     "queries", "interventions", "overcall_share", "share_of_optimum", "note",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _nothing_learned_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is trained on this machine, or can be, is no business of most tests."""
+    monkeypatch.setattr(roster, "learned", lambda family: [])
 
 
 def by_agent(rows: list[Row], task: str = "near") -> dict[str, Row]:
@@ -280,6 +288,7 @@ class _LearnedPlayer(CardPlayer):
 
 def _with_kinds(monkeypatch: pytest.MonkeyPatch, **kinds: _Learned) -> None:
     monkeypatch.setattr(roster, "kinds", lambda: dict(kinds))
+    monkeypatch.setattr(roster, "learned", LEARNED)
 
 
 def test_learned_kinds_stand_by_rank_between_heuristics_and_the_reference(
@@ -317,6 +326,8 @@ def test_the_models_of_make_run_are_rows_even_before_they_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(roster, "learned", lambda family: [*local.ROWS])
+    assert set(local.ROWS) <= set(LEARNED(registry.get("polypharmacy")))
     rows = by_agent(compare("polypharmacy", ["review_easy"], episodes=2), "review_easy")
     for agent in ("sft", "grpo"):
         assert rows[agent].n == 0 and "make run" in rows[agent].note
