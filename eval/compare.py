@@ -7,6 +7,7 @@ of the work; how agents play, what is measured and how it is shown are its neigh
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,7 +21,16 @@ from eval import record, roster, table
 from eval.engine import NAMES as ENGINES
 from eval.engine import Engine, Unplayed
 from eval.engine import engine as engine_called
-from eval.question import Absent, Question, ask, choose_baseline, chosen_agents, enrol, settings
+from eval.question import (
+    Absent,
+    Question,
+    ask,
+    choose_baseline,
+    chosen_agents,
+    enrol,
+    settings,
+    who,
+)
 from eval.record import Record
 from eval.result import Result, result
 from eval.roster import NotReady, Options, Player
@@ -44,6 +54,7 @@ def compare(
     engine: Engine | None = None,
     run: Path | None = None,
     resume: bool = False,
+    command: str | None = None,
     tick: Tick | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Row]:
@@ -53,7 +64,7 @@ def compare(
     agents: specs as `roster.find` reads them, or players; None takes the tasks' defaults, with what
     training makes unless `shipped`. canaries: every degenerate policy as well. engine: where episodes are played; None is in this process.
     baseline: what differences are taken to; None takes `heuristic`, or the first heuristic there is.
-    run: a folder that keeps every episode; resume continues one.
+    run: a folder that keeps every episode; resume continues one; command is kept there, to repeat it.
     tick: called as episodes are over. say: called with a sentence where a resumed run was mended.
     Raises a RoundsError on anything unknown, and TrainedOnTest before the first episode.
     """
@@ -62,6 +73,8 @@ def compare(
     players = enrol(question, named, options or Options(), engine, agents is not None)
     against = choose_baseline(players, baseline)
     with _opened(run, question, players, options or Options(), resume) as kept:
+        if run is not None:
+            record.write_json(run / record.AGENTS, who(players, command))
         if say is not None and kept is not None and kept.dropped is not None:
             say(kept.dropped)
         played = list(_play_all(question, players, kept, tick or _silent))
@@ -175,7 +188,9 @@ def _silent(task: str, agent: str, episodes: int) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m eval.compare`: the table on stdout, progress and complaints on stderr."""
     parser = _parser()
-    asked = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    asked = parser.parse_args(given)
+    asked.command = shlex.join(["python", "-m", "eval.compare", *given])
     if (asked.report or asked.resume) and not asked.run:
         flag = "--report" if asked.report else "--resume"
         parser.error(f"{flag} needs --run NAME: episodes are kept in runs/NAME")
@@ -217,6 +232,7 @@ def _compare_with_progress(asked: argparse.Namespace) -> list[Row]:
             engine=engine,
             run=record.RUNS / asked.run if asked.run else None,
             resume=asked.resume,
+            command=asked.command,
             tick=tick,
             say=_say,
         )

@@ -21,7 +21,7 @@ from env_server.contract import (
     nearest,
 )
 from eval import roster
-from eval.engine import Engine, seated
+from eval.engine import Elsewhere, Engine, seated
 from eval.heldout import Patients, TrainedOnTest, refuse_overlap
 from eval.roster import NotReady, Options, Player
 
@@ -155,6 +155,16 @@ def settings(
         "top_p": options.top_p,
         "max_new_tokens": options.max_new_tokens,
     }
+
+
+def who(players: Sequence[Player | Absent], command: str | None) -> JsonObject:
+    """Who played and where it lies, for whoever reads the run later; `command` asked for it."""
+    told: dict[str, JsonObject] = {}
+    for player in players:
+        player = player.player if isinstance(player, Elsewhere) else player
+        folder = getattr(player, "folder", None)
+        told[player.name] = {"role": player.role} | ({"folder": str(folder)} if folder else {})
+    return {"players": told} | ({"command": command} if command else {})
 
 
 def _measured_tasks(family: Family) -> list[str]:

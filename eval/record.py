@@ -18,6 +18,7 @@ from eval.trajectory import Trajectory
 
 RUNS = Path("runs")
 EPISODES = "episodes.jsonl"
+AGENTS = "agents.json"  # who played, where its folder is, and the command
 
 
 class RunExists(RoundsError, FileExistsError):
