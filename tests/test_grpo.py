@@ -34,6 +34,7 @@ SHORT = {
     "save_steps": 1,
     "validation_patients": 4,
     "validation_every": 1,
+    "preflight_groups": 1,
     "in_process": True,
 }
 
@@ -80,6 +81,13 @@ def test_a_run_leaves_model_metrics_and_what_it_was_trained_on(finished: Path, s
     assert (warm.split, warm.seed_from) == ("train", 0)
     looks = [json.loads(x) for x in (finished / "validation.jsonl").read_text().splitlines()]
     assert [look["step"] for look in looks] == [0, 1, 2, 3]
+
+
+def test_a_run_proves_its_rollout_before_it_begins(finished: Path) -> None:
+    (proof,) = json.loads((finished / "proof.json").read_text())
+    assert proof["violations"] == []
+    assert (proof["episodes"], proof["likelihood"]) == (4, True)
+    assert proof["tokens"] > 0
 
 
 def test_a_metrics_line_says_what_matters(finished: Path) -> None:

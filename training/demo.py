@@ -56,6 +56,7 @@ FAST_GRPO = {
     "max_steps": 2,
     "per_device_train_batch_size": 16,
     "num_generations": 4,
+    "preflight_groups": 1,
     "validation_patients": 8,
     "validation_every": 1,
     "save_steps": 1,

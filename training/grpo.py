@@ -53,7 +53,8 @@ def train(settings: GrpoSettings, config: GRPOConfig, progress: Progress | None 
         return run / "model"
     with ExitStack() as held:
         door = held.enter_context(open_door(settings, family, run))
-        trainer = _trainer(settings, config, run, door, progress)
+        trainer, rollout = _trainer(settings, config, run, door, progress)
+        _preflight(trainer, rollout, settings, config, run, family)
         _fit(trainer, config, run)
     return _hand_over(trainer, settings, config, run, family)
 
@@ -92,7 +93,7 @@ def _patients(settings: GrpoSettings, config: GRPOConfig) -> list[Request]:
 
 def _trainer(
     settings: GrpoSettings, config: GRPOConfig, run: Path, door: Door, progress: Progress | None
-) -> Any:
+) -> tuple[Any, Rollout]:
     import datasets
     import torch
     from peft import LoraConfig
@@ -135,7 +136,7 @@ def _trainer(
     trainer.add_callback(watch.Journal(run / "metrics.jsonl", "grpo", progress))
     if settings.validation_patients:
         _examine(trainer, settings, rollout, run)
-    return trainer
+    return trainer, rollout
 
 
 def _rollout(settings: GrpoSettings, door: Door) -> Rollout:
@@ -155,10 +156,10 @@ def _rollout(settings: GrpoSettings, door: Door) -> Rollout:
 
 def wording(settings: GrpoSettings) -> Any:
     """The prompt style: as asked, else as the model's own record says, else `full`."""
-    return settings.style or _history(settings.model).get("style", "full")
+    return settings.style or history(settings.model).get("style", "full")
 
 
-def _history(model: str) -> JsonObject:
+def history(model: str) -> JsonObject:
     """What is recorded beside a model trained here; nothing for one from the Hub."""
     from training.sft import ROUNDS
 
@@ -183,10 +184,68 @@ def _examine(trainer: Any, settings: GrpoSettings, rollout: Rollout, run: Path) 
     trainer.add_callback(examiner)
 
 
+def _preflight(
+    trainer: Any,
+    rollout: Rollout,
+    settings: GrpoSettings,
+    config: GRPOConfig,
+    run: Path,
+    family: Family,
+) -> None:
+    """Prove the rollout on the first patients, before a run that begins; writes `proof.json`.
+
+    Draws from a stream of its own, so that a run learns the same with or without it.
+    Raises NotProved.
+    """
+    import torch
+
+    from training import prove
+    from training.rollout import asking
+
+    if not settings.preflight_groups or _last_checkpoint(run) is not None:
+        return
+    tokenizer = trainer.processing_class
+    proofs = []
+    with torch.random.fork_rng(), asking(trainer, rollout.settings.limits) as generate:
+        torch.manual_seed(config.seed)
+        for requests in prove.probe(
+            settings.tasks, settings.preflight_groups, config.num_generations, settings.seed_from
+        ):
+            model = None if _sharded(trainer) else trainer.accelerator.unwrap_model(trainer.model)
+            proofs.append(
+                prove.prove(
+                    rollout, family, requests, generate, tokenizer, model, config.temperature
+                )
+            )
+    if trainer.is_world_process_zero():
+        told = json.dumps([proof.to_json() for proof in proofs], indent=2)
+        (run / "proof.json").write_text(told + "\n", encoding="utf-8")
+        for sentence in [one for proof in proofs for one in proof.advice()]:
+            print(f"preflight: {sentence}", file=sys.stderr)
+    prove.demand(proofs)
+
+
+def _sharded(trainer: Any) -> bool:
+    """Whether no process holds the whole model, so that a plain forward pass is not plain."""
+    return bool(
+        trainer.is_fsdp_enabled
+        or (
+            trainer.is_deepspeed_enabled
+            and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3
+        )
+    )
+
+
+def _last_checkpoint(run: Path) -> Path | None:
+    from training import watch
+
+    return watch.last_checkpoint(run / "checkpoints")
+
+
 def _fit(trainer: Any, config: GRPOConfig, run: Path) -> None:
     from training import watch
 
-    checkpoint = watch.last_checkpoint(run / "checkpoints")
+    checkpoint = _last_checkpoint(run)
     with watch.stoppable() as stop:
         trainer.add_callback(stop)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -255,7 +314,7 @@ def merged(start: str, best: Path, lora: bool) -> Any:
 
 def _record(settings: GrpoSettings, config: GRPOConfig, family: Family) -> JsonObject:
     """`rounds.json`: every patient the policy has ever learned from, and how it is spoken to."""
-    before = _history(settings.model)
+    before = history(settings.model)
     seen = len(_patients(settings, config))
     here = [
         {

@@ -59,6 +59,9 @@ class GrpoSettings:
     validation_temperature: float = _knob(
         0.0, "0 looks at the greedy policy; 1 at the sampled one, which is what GRPO improves."
     )
+    preflight_groups: int = _knob(
+        4, "Patients a task on which the rollout is proved before the run begins; 0 leaves it out."
+    )
     lora_r: int = _knob(0, "Rank of LoRA adapters on every linear layer; 0 trains all weights.")
     lora_alpha: int = _knob(32, "Scale of the adapters.")
     env_url: str = _knob("", "A running environment server; empty starts one for this run.")

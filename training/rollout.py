@@ -109,7 +109,7 @@ class Rollout:
 
     def __init__(self, door: Door, settings: RolloutSettings) -> None:
         self._door = door
-        self._settings = settings
+        self.settings = settings
         self.last: list[Trajectory] = []
         self.report: Report | None = None
 
@@ -120,7 +120,7 @@ class Rollout:
         """
         requests = [request_of(prompt) for prompt in prompts]
         began = perf_counter()
-        with asking(trainer, self._settings.limits) as generate:
+        with asking(trainer, self.settings.limits) as generate:
             self.last = self.play(requests, generate, trainer.processing_class)
         self.report = report(self.last, perf_counter() - began)
         self._check_losses()
@@ -136,17 +136,17 @@ class Rollout:
             requests,
             generate,
             tokenizer,
-            limits=self._settings.limits,
-            style=self._settings.style,
-            template_options=dict(self._settings.template_options),
+            limits=self.settings.limits,
+            style=self.settings.style,
+            template_options=dict(self.settings.template_options),
         )
 
     def _check_losses(self) -> None:
         lost = [t for t in self.last if t.lost is not None]
-        if len(lost) > self._settings.max_lost_share * len(self.last):
+        if len(lost) > self.settings.max_lost_share * len(self.last):
             raise TooManyLost(
                 f"{len(lost)} of {len(self.last)} episodes were lost"
-                f" (allowed: {self._settings.max_lost_share:.0%}); the first: {lost[0].lost}."
+                f" (allowed: {self.settings.max_lost_share:.0%}); the first: {lost[0].lost}."
                 " See that the environment server is up, then run the same command again to resume."
             )
 
