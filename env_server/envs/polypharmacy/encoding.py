@@ -21,6 +21,7 @@ from env_server.envs.polypharmacy.actions import (
     intervene,
     query,
 )
+from env_server.envs.polypharmacy.drug_features import DrugFeatures, Layout
 from env_server.envs.polypharmacy.features import (
     PAIR_AT,
     PAIRS,
@@ -36,7 +37,7 @@ KINDS: Final = len(INTERVENTION_TYPES)
 FIRST_CHANGE: Final = len(PAIRS)
 FINISH_AT: Final = FIRST_CHANGE + SLOTS * KINDS
 N_ACTIONS: Final = FINISH_AT + 1
-NAMES: Final = ("slots", "seed16")  # the first is the default
+NAMES: Final = ("slots", "seed16", "drugs")  # the first is the default
 
 Mask = npt.NDArray[np.bool_]
 
@@ -63,8 +64,14 @@ class ReviewEncoding:
 
     n_actions = N_ACTIONS
 
-    def __init__(self, size: int, features: Callable[[ReviewObservation], Floats]) -> None:
+    def __init__(
+        self,
+        size: int,
+        features: Callable[[ReviewObservation], Floats],
+        layout: Layout | None = None,
+    ) -> None:
         self.size = size
+        self.layout = layout  # for networks that share weights between places; None: a plain vector
         self._features = features
 
     def features(self, observation: Observation) -> Floats:
@@ -156,6 +163,9 @@ def encoding(task_name: str, name: str = "default", tables: str | None = None) -
         return ReviewEncoding(features.size, features)
     if name == "seed16":
         return ReviewEncoding(len(SEED16), seed16)
+    if name == "drugs":
+        drugs = DrugFeatures(tables)
+        return ReviewEncoding(drugs.size, drugs, drugs.layout)
     raise UnknownEncoding(
         f"{task_name} has no encoding {name!r}{nearest(name, NAMES)}; encodings: {', '.join(NAMES)}"
     )

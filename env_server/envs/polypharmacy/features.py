@@ -108,13 +108,13 @@ class SlotFeatures:
         self._pairs_at = self._rows_at + SLOTS * self.width
         self.size = self._pairs_at + 2 * len(PAIRS)
         self._row = lru_cache(maxsize=65536)(self._make_row)
-        self._person = lru_cache(maxsize=4096)(self._make_person)
+        self.person = lru_cache(maxsize=4096)(self._make_person)
 
     def __call__(self, observation: ReviewObservation) -> Floats:
         out = np.zeros(self.size, dtype=np.float32)
         out[: self._patient_at] = seed16(observation)
         patient = observation.patient
-        out[self._patient_at : self._rows_at] = self._person(
+        out[self._patient_at : self._rows_at] = self.person(
             patient.sex, patient.crcl_ml_min, patient.liver_function_category, patient.conditions
         )
         slot_of = {m.drug_id: at for at, m in enumerate(observation.current_medications)}
