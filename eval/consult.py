@@ -21,7 +21,6 @@ from env_server.contract import (
     Episode,
     Family,
     JsonObject,
-    Observation,
     Refusal,
     Split,
     Task,
@@ -160,43 +159,6 @@ def _sum(so_far: int | None, more: int | None) -> int | None:
     return None if so_far is None or more is None else so_far + more
 
 
-# -- one decision at a time -----------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class ServedAgent:
-    """A served model where a decision is wanted at once. Asked from outside any event loop.
-
-    wait_s: how long a decision may take in all; None leaves it to the model's own patience.
-    """
-
-    family: Family
-    task: Task
-    model: ServedModel
-    temperature: float = 0.0
-    top_p: float = 1.0
-    wait_s: float | None = None
-    said: str | None = None  # the words behind the last decision
-    _conversation: Conversation | None = None
-
-    def act(
-        self, observation: Observation, legal: Callable[[], Sequence[Action]]
-    ) -> Action | Refusal:
-        """Decide. Raises ModelDown, NoAnswer, and TimeoutError after `wait_s`."""
-        seen = observation.to_json()
-        if self._conversation is None:
-            how = self.model, self.temperature, self.top_p
-            self._conversation = Conversation.begin(self.family, self.task, seen, *how)
-        else:
-            self._conversation.told(seen)
-        decision, self.said = asyncio.run(self._decide(self._conversation))
-        return decision
-
-    async def _decide(self, conversation: Conversation) -> tuple[Action | Refusal, str | None]:
-        async with asyncio.timeout(self.wait_s), self.model.line() as client:
-            return await conversation.decide(client)
-
-
 # -- many episodes at once ------------------------------------------------------------------------
 
 
@@ -223,10 +185,6 @@ class ServedPlayer:
 
     def plays(self, task: Task) -> bool:
         return True
-
-    def agent(self, family: Family, task: Task) -> ServedAgent:
-        """An agent for one episode, where decisions are wanted one at a time."""
-        return ServedAgent(family, task, self.model, self.temperature, self.top_p)
 
     def play(
         self, family: Family, task: str, split: Split, seeds: Sequence[int]

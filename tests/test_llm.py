@@ -18,12 +18,11 @@ import pytest
 from hostile_llm import FINISH, Fault, Hostile, hostile
 
 from env_server import registry
-from env_server.contract import Refusal
 from eval.agents import llm as kind
 from eval.answer_cache import AnswerCache
 from eval.compare import compare
 from eval.compare import main as compare_main
-from eval.consult import ServedAgent, ServedPlayer
+from eval.consult import ServedPlayer
 from eval.endpoint import Asking, BadEndpoint, Endpoint, read
 from eval.llm import ModelDown, ServedModel, read_reply
 from eval.pace import Pace, backoff
@@ -103,11 +102,11 @@ def test_a_server_that_fails_one_request_in_five_loses_no_episode() -> None:
     bad = [h.status(500), h.status(429), h.drop, h.garbage, h.no_choices, h.status(502)]
     script = [draws.choice(bad) if draws.random() < 0.2 else None for _ in range(3000)]
     with hostile(script, brain=_asks_then_finishes) as server:
-        found = play(server, seeds=range(60))
-    assert [t.lost for t in found] == [None] * 60
-    assert sum(t.usage["retries"] for t in found if t.usage) > 20
+        found = play(server, seeds=range(30))
+    assert [t.lost for t in found] == [None] * 30
+    assert sum(t.usage["retries"] for t in found if t.usage) > 8
     with hostile(brain=_asks_then_finishes) as kind_server:
-        clean = play(kind_server, seeds=range(60))
+        clean = play(kind_server, seeds=range(30))
     assert [t.score for t in found] == [t.score for t in clean]
 
 
@@ -391,28 +390,6 @@ def test_retry_after_is_read_in_every_spelling() -> None:
 def test_what_is_no_completion_is_a_bad_reply(text: str) -> None:
     with pytest.raises(BadReply):
         read_reply(text)
-
-
-def test_an_agent_asked_one_decision_at_a_time_plays_as_the_player_does() -> None:
-    with hostile(brain=_asks_then_finishes) as server:
-        (whole,) = play(server, seeds=[5])
-        episode = FAMILY.begin("easy_screening", 5, "train")
-        agent = ServedAgent(FAMILY, episode.task, player(server.url).model)
-        while not episode.done:
-            decision = agent.act(episode.observe(), episode.legal_actions)
-            assert not isinstance(decision, Refusal)
-            episode.step(decision)
-    assert (episode.steps, episode.score()) == (len(whole.turns), whole.score)
-
-
-def test_an_agent_with_a_deadline_does_not_wait_for_a_server_that_hangs() -> None:
-    with hostile(always=h.hang) as server:
-        episode = FAMILY.begin("easy_screening", 5, "train")
-        agent = ServedAgent(FAMILY, episode.task, player(server.url).model, wait_s=0.2)
-        began = time.monotonic()
-        with pytest.raises(TimeoutError):
-            agent.act(episode.observe(), episode.legal_actions)
-        assert time.monotonic() - began < 2
 
 
 def test_a_defect_of_ours_is_not_mistaken_for_a_servers() -> None:
