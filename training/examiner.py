@@ -39,7 +39,10 @@ class Examiner(TrainerCallback):
         every: int,
         run: Path,
         temperature: float = GREEDY,
+        patience: int = 0,
     ) -> None:
+        """`patience`: looks without a better one after which the run ends early; 0 never does."""
+        self._patience = patience
         self._rollout, self._requests, self._limits = rollout, requests, limits
         self._every, self._run, self._temperature = every, run, temperature
         self.trainer: Any = None
@@ -56,6 +59,16 @@ class Examiner(TrainerCallback):
     ) -> None:
         if state.global_step % self._every == 0 or state.global_step >= state.max_steps:
             self._examine(state.global_step)
+            if self.tired and state.global_step < state.max_steps:
+                control.should_training_stop = True
+                control.should_save = True
+
+    @property
+    def tired(self) -> bool:
+        """Whether the last `patience` looks were none better than the best before them."""
+        scores = [self._curve[at]["score"] for at in sorted(self._curve)]
+        before, since = scores[: -self._patience], scores[-self._patience :]
+        return bool(self._patience and before and max(since) <= max(before))
 
     def _examine(self, step: int) -> None:
         import torch
@@ -73,7 +86,9 @@ class Examiner(TrainerCallback):
         self._curve[step] = line
         if self.trainer.is_world_process_zero():
             text = "".join(json.dumps(self._curve[at]) + "\n" for at in sorted(self._curve))
-            (self._run / CURVE).write_text(text, encoding="utf-8")
+            part = self._run / f"{CURVE}.part"
+            part.write_text(text, encoding="utf-8")
+            part.rename(self._run / CURVE)  # a disk that is full loses no look
 
     def _keep(self, played: Sequence[Trajectory]) -> None:
         """Weights (the adapter alone with LoRA) and the episodes they were chosen for."""

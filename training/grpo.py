@@ -43,6 +43,7 @@ def train(settings: GrpoSettings, config: GRPOConfig, progress: Progress | None 
 
     Raises BadStart, ConfigError, TooManyLost, ServerDidNotStart, or watch.Interrupted (saved).
     """
+    from training import guards
     from training.sft import ROUNDS
 
     family = registry.get(settings.family)
@@ -56,7 +57,8 @@ def train(settings: GrpoSettings, config: GRPOConfig, progress: Progress | None 
         trainer, rollout = _trainer(settings, config, run, door, progress)
         _preflight(trainer, rollout, settings, config, run, family)
         _fit(trainer, config, run)
-    return _hand_over(trainer, settings, config, run, family)
+    with guards.disk_full_explained(run):
+        return _hand_over(trainer, settings, config, run, family)
 
 
 @contextmanager
@@ -179,6 +181,7 @@ def _examine(trainer: Any, settings: GrpoSettings, rollout: Rollout, run: Path) 
         settings.validation_every,
         run,
         settings.validation_temperature,
+        settings.patience,
     )
     examiner.trainer = trainer
     trainer.add_callback(examiner)
@@ -243,11 +246,12 @@ def _last_checkpoint(run: Path) -> Path | None:
 
 
 def _fit(trainer: Any, config: GRPOConfig, run: Path) -> None:
-    from training import watch
+    from training import guards, watch
 
     checkpoint = _last_checkpoint(run)
-    with watch.stoppable() as stop:
+    with watch.stoppable() as stop, guards.disk_full_explained(run):
         trainer.add_callback(stop)
+        trainer.add_callback(guards.Guards(run))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step = trainer.state.global_step
     if stop.asked.is_set() and step < config.max_steps:

@@ -56,6 +56,9 @@ class GrpoSettings:
         64, "Validation patients a look; 0 keeps the last step instead."
     )
     validation_every: int = _knob(10, "Steps between two looks at validation patients.")
+    patience: int = _knob(
+        0, "Looks without a better one after which the run ends early; 0 goes to max_steps."
+    )
     validation_temperature: float = _knob(
         0.0, "0 looks at the greedy policy; 1 at the sampled one, which is what GRPO improves."
     )

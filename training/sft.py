@@ -314,12 +314,13 @@ def _short_enough(trainer: Any, config: SftConfig) -> Any:
 
 
 def _fit(trainer: Any, config: SftConfig, run: Path, progress: Progress | None) -> None:
-    from training import watch
+    from training import guards, watch
 
     trainer.add_callback(watch.Journal(run / "metrics.jsonl", "sft", progress))
     checkpoint = watch.last_checkpoint(run / "checkpoints")
-    with watch.stoppable() as stop:
+    with watch.stoppable() as stop, guards.disk_full_explained(run):
         trainer.add_callback(stop)
+        trainer.add_callback(guards.Guards(run))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.asked.is_set() and trainer.state.global_step < config.steps:
         raise watch.Interrupted(
@@ -330,15 +331,18 @@ def _fit(trainer: Any, config: SftConfig, run: Path, progress: Progress | None) 
 
 def _save(trainer: Any, config: SftConfig, run: Path, collection: Collection) -> Path:
     """Merge, and put the model in place only once it is complete."""
+    from training import guards
+
     model = trainer.accelerator.unwrap_model(trainer.model)
     if config.lora_r:
         model = model.merge_and_unload()
     half = run / "model.part"
-    shutil.rmtree(half, ignore_errors=True)
-    model.save_pretrained(half)
-    trainer.processing_class.save_pretrained(half)
-    (half / ROUNDS).write_text(json.dumps(record(config, collection), indent=2) + "\n")
-    half.rename(run / "model")
+    with guards.disk_full_explained(run):
+        shutil.rmtree(half, ignore_errors=True)
+        model.save_pretrained(half)
+        trainer.processing_class.save_pretrained(half)
+        (half / ROUNDS).write_text(json.dumps(record(config, collection), indent=2) + "\n")
+        half.rename(run / "model")
     return run / "model"
 
 
