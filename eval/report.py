@@ -10,7 +10,7 @@ import argparse
 import base64
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -37,6 +37,11 @@ ROLES = ("random", "canary", "heuristic", "model", "reference")
 WORST = 3  # episodes an agent
 SMOOTHED = 10  # steps behind a point of the running mean, at least
 WORDS = ("agent", "note")
+
+COSTS: tuple[tuple[str, Callable[[Row], float | None], bool], ...] = (  # (unit, of, on a log scale)
+    ("steps an episode", lambda row: row.steps, False),
+    ("sampled tokens an episode", lambda row: row.tokens, True),
+)
 
 Pictures = tuple[tuple[str, Markup], ...]
 
@@ -212,14 +217,11 @@ def _costs(blocks: Iterable[Sequence[Row]]) -> Iterator[tuple[str, Markup]]:
     kept = list(blocks)
     summed = [b for b in kept if b[0].task == ALL_TASKS]
     for block in summed or kept:
-        for unit, of, log in (
-            ("steps an episode", lambda r: r.steps, False),
-            ("sampled tokens an episode", lambda r: r.tokens, True),
-        ):
+        for unit, of, log in COSTS:
             spent = [
-                charts.Spent(_mark(row), float(of(row)))
+                charts.Spent(_mark(row), cost)
                 for row in block
-                if row.score is not None and of(row)
+                if row.score is not None and (cost := of(row))
             ]
             if spent:
                 title = f"Score against {unit}, {_title(block)}"
