@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env
 
 from env_server import gym, registry
 from env_server.contract import BadSplit, Family, UnknownTask
-from env_server.gym import BadOption, TaskEnv
+from env_server.task_env import BadOption, TaskEnv
 
 LINE = cast(Family, NumberLine())
 LEFT, RIGHT, FINISH = 0, 1, 3
