@@ -191,13 +191,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
     asked = parser.parse_args(given)
     asked.command = shlex.join(["python", "-m", "eval.compare", *given])
-    if (asked.report or asked.resume) and not asked.run:
-        flag = "--report" if asked.report else "--resume"
+    needy = [flag for flag in ("report", "traces", "resume") if getattr(asked, flag)]
+    if needy and not asked.run:
+        flag = f"--{needy[0]}"
         parser.error(f"{flag} needs --run NAME: episodes are kept in runs/NAME")
     try:
         found = _compare_with_progress(asked)
         if asked.report:
             _report(asked.run, found)
+        if asked.traces:
+            _traces(asked.run)
     except (RoundsError, OSError, ValueError) as wrong:  # ValueError: a table that cannot be used
         print(f"error: {wrong}", file=sys.stderr)
         return 2
@@ -269,6 +272,13 @@ def _report(run: str, found: Sequence[Row]) -> None:
     _say(f"report: {folder / 'report.html'}")
 
 
+def _traces(run: str) -> None:
+    from eval import session_traces
+
+    path, count = session_traces.write(record.RUNS / run)
+    _say(f"traces: {path}, {count} sessions")
+
+
 def _print(found: Sequence[Row], asked: argparse.Namespace) -> None:
     if asked.json:
         print(table.as_json(found))
@@ -315,6 +325,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--run", metavar="NAME", help="keep every episode in runs/NAME")
     add("--resume", action="store_true", help="continue runs/NAME where it stopped")
     add("--report", action="store_true", help="write runs/NAME/report.html too")
+    add("--traces", action="store_true", help="write runs/NAME/traces.jsonl, as the Hub reads them")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a list of rows")
     form.add_argument("--markdown", action="store_true", help="print Markdown tables")
