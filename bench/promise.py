@@ -21,7 +21,10 @@ PACKAGES = ("numpy", "scipy", "pydantic", "torch", "transformers", "trl", "opene
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured number. `at` with `bound` is the promise; neither where nothing was promised."""
+    """One measured number. `at` with `bound` is the promise; neither where nothing was promised.
+
+    sampled: the value is a simulation's, so that a promise is broken only by its whole interval.
+    """
 
     name: str
     value: float
@@ -31,12 +34,15 @@ class Figure:
     bound: float | None = None
     low: float | None = None
     high: float | None = None
+    sampled: bool = False
 
     @property
     def kept(self) -> bool:
         if self.at is None or self.bound is None:
             return True
-        return {"least": ge, "most": le}[self.at](self.value, self.bound)
+        judged = {"least": self.high, "most": self.low}[self.at] if self.sampled else None
+        value = self.value if judged is None else judged
+        return {"least": ge, "most": le}[self.at](value, self.bound)
 
     @property
     def promise(self) -> str:

@@ -34,9 +34,10 @@ from eval.episode import NeverEnded, play, take_turn
 from eval.heldout import Patients, TrainedOnTest, UnreadableSeeds, refuse_overlap, trained_on
 from eval.record import BadLine, RunDiffers, RunExists, read_episodes
 from eval.replay import replay
-from eval.result import result
+from eval.result import Result, result
 from eval.roster import CardPlayer, NotReady, Options, SameName, find
-from eval.rows import Row
+from eval.rows import Played, Row
+from eval.rows import rows as rows_of
 from eval.trajectory import Trajectory
 
 LINE = NumberLine()
@@ -137,6 +138,8 @@ def test_differences_are_to_the_heuristic_unless_another_baseline_is_named():
     assert reference.diff_low is not None and reference.diff_low > 0
     assert reference.p is not None and reference.p_holm is not None
     assert reference.p <= reference.p_holm < 0.05
+    assert reference.wins is not None and reference.detectable is not None
+    assert 0.5 < (reference.wins_low or 0) <= reference.wins <= (reference.wins_high or 0)
     named = by_agent(compare(LINE, ["near"], episodes=40, baseline="random"))
     assert named["random"].diff is None and named["heuristic"].baseline == "random"
 
@@ -172,6 +175,8 @@ def test_several_tasks_get_a_block_each_and_sums():
     near, far, both = (by_agent(rows, task)["random"] for task in ("near", "far", "all"))
     assert both.n == 40
     assert both.score == pytest.approx(((near.score or 0) + (far.score or 0)) / 2)
+    assert both.iqm_low is not None and both.iqm is not None and both.iqm_high is not None
+    assert both.iqm_low <= both.iqm <= both.iqm_high
 
 
 def test_an_agent_that_does_not_play_a_task_keeps_a_row_that_says_so():
@@ -186,6 +191,19 @@ def test_lost_episodes_are_left_out_of_means_and_of_pairs_and_counted():
     assert rows["shaky"].n == 17
     assert rows["shaky"].note == "3 lost, left out"
     assert rows["shaky"].score == pytest.approx(0.999)
+
+
+def test_several_attempts_at_a_patient_are_one_patient_and_one_pair():
+    def attempts(agent: str, scores: list[float]) -> Played:
+        each = enumerate(scores)
+        told = (Result("t", agent, i // 2, score, score, 1, 0, 0.0) for i, score in each)
+        return Played("t", agent, "heuristic", tuple(told))
+
+    ours, theirs = [0.5, 0.7, 0.2, 0.6, 0.9, 0.9], [0.4, 0.4, 0.3, 0.5, 0.9, 0.8]
+    own, base = rows_of("f", "test", [attempts("ours", ours), attempts("theirs", theirs)], "theirs")
+    assert own.n == base.n == 3
+    assert own.diff == pytest.approx(((0.6 - 0.4) + (0.4 - 0.4) + (0.9 - 0.85)) / 3)
+    assert own.wins == pytest.approx(2.5 / 3)
 
 
 class _Loses(CardPlayer):
