@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -29,14 +30,16 @@ def create_app(
     capacity: int = 256,
     idle_s: float = 1800.0,
     families: Sequence[Family] | None = None,
+    agent: str | None = None,
 ) -> FastAPI:
     """The ASGI application; `family` has the root, every family its place under /envs/<name>.
 
-    `families` replaces those the registry finds. Raises UnknownFamily for a `family` not among them.
+    `families` replaces those the registry finds; `agent` answers /agent/suggest (None: each family's
+    heuristic). Raises UnknownFamily for a `family` not among them.
     """
     from fastapi import FastAPI
 
-    from env_server import http_door, registry
+    from env_server import http_door, registry, suggest_door
     from env_server.contract import UnknownFamily, did_you_mean
     from env_server.play import Play
     from env_server.sessions import SessionTable
@@ -52,13 +55,16 @@ def create_app(
         summary="Environments for clinical decisions, spoken to in OpenEnv's protocol.",
     )
     table = SessionTable(capacity, idle_s)
+    advice = suggest_door.Advice(agent)
 
     app.include_router(http_door.front(served, family))
     for one in served:
         play = Play(one, table, reward_style)
         if one.name == family:
             app.include_router(http_door.routes(play))
+            app.include_router(suggest_door.routes(play, advice))
         app.include_router(http_door.routes(play), prefix=f"/envs/{one.name}")
+        app.include_router(suggest_door.routes(play, advice), prefix=f"/envs/{one.name}")
     app.state.table = table
     return app
 
@@ -85,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 reward_style=options.reward_style,
                 capacity=options.capacity,
                 idle_s=options.idle_s,
+                agent=options.agent,
             )
             _warm()
         except (
@@ -179,6 +186,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--capacity", type=_positive, default=256, help="sessions at one time")
     parser.add_argument("--idle-s", type=_seconds, default=1800.0, help="unused sessions end after")
+    parser.add_argument(
+        "--agent",
+        default=os.environ.get("SUGGEST_AGENT") or None,
+        help="who answers /agent/suggest, as in eval.compare (default: SUGGEST_AGENT, else heuristic)",
+    )
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="warning"
     )

@@ -81,7 +81,7 @@ async def body_of(request: Request) -> JsonObject:
     return wire.read_object(bytes(raw)) if raw.strip() else {}
 
 
-def _named(request: Request, body: JsonObject) -> str | None:
+def named_session(request: Request, body: JsonObject) -> str | None:
     """The session the request names: header, then query, then body."""
     return (
         request.headers.get(SESSION_HEADER)
@@ -113,7 +113,7 @@ def routes(play: Play) -> APIRouter:
 
         async def work() -> Response:
             body = await body_of(request)
-            name = _named(request, body)
+            name = named_session(request, body)
             body.pop("session_id", None)
             wanted = wire.read_begin(family, body)  # first: a mistake must not cost a seat
             session = table.find(family.name, name) if name else table.open(family.name, "http")
@@ -133,7 +133,7 @@ def routes(play: Play) -> APIRouter:
 
         async def work() -> Response:
             body = await body_of(request)
-            session = table.find(family.name, _named(request, body))
+            session = table.find(family.name, named_session(request, body))
             return json_reply(play.step(session, _action(body)), session=session)
 
         return await guarded(work)
@@ -143,7 +143,7 @@ def routes(play: Play) -> APIRouter:
         """The counters of the episode; nothing hidden."""
 
         async def work() -> Response:
-            session = table.find(family.name, _named(request, {}))
+            session = table.find(family.name, named_session(request, {}))
             return json_reply(play.state(session), session=session)
 
         return await guarded(work)

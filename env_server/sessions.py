@@ -101,6 +101,10 @@ class SessionTable:
         self.touch(session)
         return session
 
+    def living(self, family: str) -> list[Session]:
+        """The family's sessions that hold an episode under way, sockets included; latest used last."""
+        return [s for s in self._sessions.values() if s.family == family and not s.over]
+
     def touch(self, session: Session) -> None:
         session.used_s = self._clock()
         if session.id in self._sessions:
