@@ -18,8 +18,10 @@ JsonValue: TypeAlias = (
 )
 JsonObject: TypeAlias = dict[str, Any]
 
-Split = Literal["train", "validation", "test", "test_unseen_pairs"]
-Difficulty = Literal["easy", "medium", "hard"]
+# train, validation and test everywhere; any other name is a kind of test that a task lists itself
+# (genes or pairs that training never shows, cases made by hand, names hidden)
+Split: TypeAlias = str
+Difficulty = Literal["easy", "medium", "hard", "very_hard"]
 RefusalKind = Literal["malformed", "truncated", "illegal", "budget", "empty"]
 
 SCORE_FLOOR = 0.001
@@ -72,7 +74,10 @@ class Task:
     summary: str
     splits: tuple[Split, ...] = ("train", "validation", "test")
     seed: bool = False  # graders kept exact from the source documents; known to be gameable
-    margin: float = 0.1  # how far below the heuristic degenerate policies score, unless `seed`
+    margin: float = 0.1  # how far below `yardstick` degenerate policies score, unless `seed`
+    # reference where the difficulty is that common sense misleads: there a checklist may score no
+    # better than saying nothing, and what matters is how far both are from good play
+    yardstick: Literal["heuristic", "reference"] = "heuristic"
 
 
 class Action(Protocol):

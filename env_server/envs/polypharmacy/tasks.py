@@ -51,7 +51,7 @@ def _review(
 ) -> ReviewTask:
     drugs, queries, interventions, max_steps = _size(difficulty)
     splits = ("train", "validation", "test", "test_unseen_pairs")
-    task = Task(name, FAMILY, difficulty, max_steps, summary, splits=splits)  # type: ignore[arg-type]
+    task = Task(name, FAMILY, difficulty, max_steps, summary, splits=splits)
     return ReviewTask(task, "review", drugs, queries, interventions, formulary)
 
 

@@ -1,0 +1,1 @@
+"""What is known about drug targets: twenty genes, eight cancers, how evidence is bought and how it errs."""

@@ -1,0 +1,110 @@
+"""The drug target family: its tiers, its agents, and how an episode of it begins.
+
+A door to the rest of the folder; knows nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import cast
+
+from data.drug_target.tables import load
+from env_server.contract import (
+    Action,
+    AgentCard,
+    BadSplit,
+    Encoding,
+    JsonObject,
+    Refusal,
+    Split,
+    Task,
+    did_you_mean,
+    task_of,
+)
+from env_server.envs.drug_target import actions, channels, generator
+from env_server.envs.drug_target.agents import CARDS
+from env_server.envs.drug_target.episode import ValidationEpisode
+from env_server.envs.drug_target.generator import BadOption, Case, Options
+from env_server.envs.drug_target.rubrics import RUBRICS, Rubric
+from env_server.envs.drug_target.tasks import FAMILY, VALIDATIONS
+
+VERSION = "0.1.0"
+
+
+class DrugTarget:
+    """Satisfies `contract.Family`."""
+
+    name = FAMILY
+    version = VERSION
+    summary = (
+        "Drug target validation: buy evidence with credits, then report go or no_go and how sure."
+    )
+    default_task = "target_medium"
+    tasks: Mapping[str, Task] = MappingProxyType({n: v.task for n, v in VALIDATIONS.items()})
+    agents: Mapping[str, AgentCard] = MappingProxyType({card.name: card for card in CARDS})
+
+    def begin(
+        self,
+        task: str | None = None,
+        seed: int = 0,
+        split: Split = "train",
+        *,
+        rubric: Rubric = "proper_dense",
+        scenario: str | None = None,
+        kappa: float | None = None,
+        anonymise: bool = False,
+        budget: int | None = None,
+    ) -> ValidationEpisode:
+        """A fresh validation of the case of (task, seed, split).
+
+        Raises UnknownTask, BadSplit, UnknownScenario, BadOption.
+        """
+        chosen = task_of(self, task)
+        if split not in chosen.splits:
+            raise BadSplit(did_you_mean(f"{chosen.name} split", split, chosen.splits))
+        options = Options(scenario, kappa, anonymise, budget)
+        return start(generator.begin(chosen.name, seed, split, options), rubric)
+
+    def action_from_json(self, payload: object) -> Action | Refusal:
+        return actions.from_json(payload)
+
+    def action_schema(self) -> JsonObject:
+        return actions.schema()
+
+    def observation_schema(self) -> JsonObject:
+        from env_server.envs.drug_target.wire import ValidationObservation
+
+        return ValidationObservation.model_json_schema()
+
+    def encoding(self, task: str, name: str = "default") -> Encoding:
+        from env_server.envs.drug_target.encoding import encoding
+
+        return encoding(task_of(self, task).name, name)
+
+    def vocabulary(self) -> tuple[str, ...]:
+        """Every domain word a prompt of this family may hold: genes, assays, what readings say."""
+        tables = load()
+        words = dict.fromkeys(actions.ACTION_TYPES)
+        for assay in tables.assays.values():
+            for parameter in assay.parameters:
+                words.update(dict.fromkeys((parameter.name, *parameter.values)))
+        words.update(dict.fromkeys(tables.targets))
+        words.update(dict.fromkeys(s.target for s in tables.scenarios.values()))
+        said = [word for group in channels.WORDS.values() for word in group]
+        words.update(dict.fromkeys((*said, *channels.THREE, channels.NO_DATA)))
+        return tuple(words)
+
+
+def start(case: Case, rubric: Rubric) -> ValidationEpisode:
+    """A fresh episode of a case, graded by one rubric. Raises BadOption."""
+    # numpy is half of an import: a server that begins no case of this family never pays for it
+    from env_server.envs.drug_target.belief import opening
+
+    if rubric not in RUBRICS:
+        raise BadOption(did_you_mean("rubric", str(rubric), cast(tuple[str, ...], RUBRICS)))
+    name = f"{case.validation.task.name}-{case.split}-{case.seed}"
+    return ValidationEpisode(case, case.seed, case.split, name, rubric, opening(case.modality))
+
+
+family = DrugTarget()

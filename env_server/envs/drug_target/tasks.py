@@ -1,0 +1,93 @@
+"""The four tiers of target validation: what may be spent, how good the data are, where cases lie.
+
+Knows what makes a tier hard, not how a case is drawn from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+from data.drug_target.records import Quality
+from env_server.contract import Difficulty, Task
+
+FAMILY: Final = "drug_target"
+MAX_STEPS: Final = 18
+Tier = Literal["easy", "medium", "hard", "very_hard"]
+
+SPLITS: Final = (
+    "train",
+    "validation",
+    "test",
+    "test_targets",  # genes that training never shows
+    "test_indications",  # cancers that training never shows
+    "curated",  # five cases made by hand
+    "anon",  # names replaced
+    "swap",  # true names, profiles that have nothing to do with them
+    "shift",  # poorer data, other budgets, other costs, the natural base rate
+)
+HELD_OUT_INDICATIONS: Final = frozenset({"gbm", "pdac"})
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What makes one tier different from another."""
+
+    task: Task
+    tier: Tier
+    credits: int
+    quality: Mapping[Quality, float]  # how often the data are of each quality
+
+
+def _tier(
+    tier: Tier, credits: int, quality: dict[Quality, float], summary: str, difficulty: Difficulty
+) -> Validation:
+    task = Task(
+        f"target_{tier}",
+        FAMILY,
+        difficulty,
+        MAX_STEPS,
+        summary,
+        splits=SPLITS,
+    )
+    return Validation(task, tier, credits, MappingProxyType(quality))
+
+
+VALIDATIONS: Final[Mapping[str, Validation]] = MappingProxyType(
+    {
+        v.task.name: v
+        for v in (
+            _tier(
+                "easy",
+                40,
+                {"clean": 0.6, "typical": 0.4, "poor": 0.0, "hyped": 0.0},
+                "A target that is clearly worth it or clearly not; 40 credits, good data.",
+                "easy",
+            ),
+            _tier(
+                "medium",
+                32,
+                {"clean": 0.2, "typical": 0.6, "poor": 0.1, "hyped": 0.1},
+                "A target near the line; 32 credits, mostly typical data.",
+                "medium",
+            ),
+            _tier(
+                "hard",
+                28,
+                {"clean": 0.1, "typical": 0.4, "poor": 0.2, "hyped": 0.3},
+                "A target that is not what it looks like at first; 28 credits, often hyped data.",
+                "hard",
+            ),
+            _tier(
+                "very_hard",
+                26,
+                {"clean": 0.1, "typical": 0.4, "poor": 0.4, "hyped": 0.1},
+                "Good biology behind a difficult pocket: a hidden site decides; 26 credits.",
+                "very_hard",
+            ),
+        )
+    }
+)
+TIERS: Final = tuple(v.tier for v in VALIDATIONS.values())
