@@ -95,7 +95,7 @@ def converse(
         _play(table, door, generate, chat, limits)
         seats += table
     seconds = (perf_counter() - began) / max(len(seats), 1)
-    return [_recorded(seat, door.family, agent, seconds) for seat in seats]
+    return [_recorded(seat, door, agent, seconds) for seat in seats]
 
 
 def _play(
@@ -107,7 +107,7 @@ def _play(
 ) -> None:
     """Everybody at the table answers once a turn, until the last one has finished."""
     while live := [s for s in table if isinstance(s, _Seat) and s.live]:
-        decisions = _decide(live, generate, chat, door.family)
+        decisions = _decide(live, generate, chat, door)
         moves = [
             (seat.episode, decision) for seat, (decision, _) in zip(live, decisions, strict=True)
         ]
@@ -122,7 +122,7 @@ def _seated(
     return [
         (request, episode)
         if isinstance(episode, Lost)
-        else _sit(door.family, request, episode, chat, limits, style)
+        else _sit(door.family_of(request.task), request, episode, chat, limits, style)
         for request, episode in zip(requests, opened, strict=True)
     ]
 
@@ -143,7 +143,7 @@ def _sit(
 
 
 def _decide(
-    live: Sequence[_Seat], generate: Generate, chat: ChatTokens, family: Family
+    live: Sequence[_Seat], generate: Generate, chat: ChatTokens, door: Door
 ) -> list[tuple[Action | Refusal, str | None]]:
     """What each seat does now, and its own words; a full seat has none."""
     talking = [seat for seat in live if not seat.full]
@@ -151,7 +151,7 @@ def _decide(
     return [
         (Refusal("truncated", "the conversation has no room for another answer"), None)
         if seat.full
-        else _heard(seat, next(answers), chat, family)
+        else _heard(seat, next(answers), chat, door.family_of(seat.request.task))
         for seat in live
     ]
 
@@ -205,14 +205,14 @@ def _turn(before: JsonObject, decision: tuple[Action | Refusal, str | None], ste
 
 
 def _recorded(
-    seat: _Seat | tuple[Request, Lost], family: Family, agent: str, seconds: float
+    seat: _Seat | tuple[Request, Lost], door: Door, agent: str, seconds: float
 ) -> Trajectory:
     if not isinstance(seat, _Seat):
         request, loss = seat
-        return _trajectory(family, request, agent, seconds, lost=loss.why)
+        return _trajectory(door.family_of(request.task), request, agent, seconds, lost=loss.why)
     over = seat.lost is None
     return _trajectory(
-        family,
+        door.family_of(seat.request.task),
         seat.request,
         agent,
         seconds,

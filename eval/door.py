@@ -6,7 +6,7 @@ One protocol for both. Knows nothing of who plays; an episode that the server lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, cast
 
@@ -35,10 +35,13 @@ class Lost:
 
 
 class Door(Protocol):
-    """Opens episodes of one family and plays many of them a step further at once."""
+    """Opens episodes and plays many of them a step further at once."""
 
-    family: Family
     seats: int  # episodes that may live at once
+
+    def family_of(self, task: str) -> Family:
+        """The family whose task this is."""
+        ...
 
     def begin(self, task: str, seed: int, split: Split) -> Episode:
         """One episode, or the exception that says why not."""
@@ -58,6 +61,9 @@ class LocalDoor:
 
     def __init__(self, family: Family | str) -> None:
         self.family = registry.get(family) if isinstance(family, str) else family
+
+    def family_of(self, task: str) -> Family:
+        return self.family
 
     def begin(self, task: str, seed: int, split: Split) -> Episode:
         return self.family.begin(task, seed, split)
@@ -83,6 +89,9 @@ class RemoteDoor:
         self.family = registry.get(family) if isinstance(family, str) else family
         self.seats = seats
         self._connection: Connection = connect(url, self.family.name, pool=seats)
+
+    def family_of(self, task: str) -> Family:
+        return self.family
 
     def begin(self, task: str, seed: int, split: Split) -> Episode:
         return cast(Episode, self._connection.begin(task, seed, split))
@@ -123,3 +132,43 @@ class RemoteDoor:
             return episode.step(decision)
         except Exception as error:
             return Lost(f"{loss}; replay: {type(error).__name__}: {error}")
+
+
+class MixedDoor:
+    """Several families at once, each through a door of its own; a task says whose it is."""
+
+    def __init__(self, doors: Mapping[str, Door]) -> None:
+        """`doors`: the door of each task."""
+        self._doors = dict(doors)
+        self.seats = min(door.seats for door in self._doors.values())
+
+    def family_of(self, task: str) -> Family:
+        return self._doors[task].family_of(task)
+
+    def begin(self, task: str, seed: int, split: Split) -> Episode:
+        return self._doors[task].begin(task, seed, split)
+
+    def begin_many(self, requests: Sequence[Request]) -> list[Episode | Lost]:
+        begun: dict[int, Episode | Lost] = {}
+        for door, places in self._by_door([request.task for request in requests]):
+            given = door.begin_many([requests[i] for i in places])
+            begun.update(zip(places, given, strict=True))
+        return [begun[i] for i in range(len(requests))]
+
+    def step_many(self, moves: Sequence[Move]) -> list[Step | Lost]:
+        taken: dict[int, Step | Lost] = {}
+        for door, places in self._by_door([episode.task.name for episode, _ in moves]):
+            taken.update(zip(places, door.step_many([moves[i] for i in places]), strict=True))
+        return [taken[i] for i in range(len(moves))]
+
+    def close(self) -> None:
+        for door in {id(door): door for door in self._doors.values()}.values():
+            door.close()
+
+    def _by_door(self, tasks: Sequence[str]) -> Iterator[tuple[Door, list[int]]]:
+        """Each door, with the places whose task is its."""
+        places: dict[int, list[int]] = {}
+        for i, task in enumerate(tasks):
+            places.setdefault(id(self._doors[task]), []).append(i)
+        for found in places.values():
+            yield self._doors[tasks[found[0]]], found

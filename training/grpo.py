@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.loader import ConfigError
-from env_server import registry
-from env_server.contract import Family, JsonObject, RoundsError, Split
+from env_server.contract import Family, RoundsError
 from training import threads
+from training.cases import cases, owners, prompts
 from training.grpo_settings import GrpoSettings, parse, resolved, usage
+from training.handover import LAST, hand_over, wording
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
 
-    from eval.door import Door, Request
+    from eval.door import Door
     from training.rollout import Rollout
     from training.watch import Progress
 
@@ -44,53 +42,50 @@ def train(settings: GrpoSettings, config: GRPOConfig, progress: Progress | None 
     Raises BadStart, ConfigError, TooManyLost, ServerDidNotStart, or watch.Interrupted (saved).
     """
     from training import guards
+    from training.examiner import BEST
     from training.sft import ROUNDS
 
-    family = registry.get(settings.family)
-    for task in settings.tasks:
-        registry.task(family, task)
+    families = owners(settings)
     run = _open_run(settings, config)
     if (run / "model" / ROUNDS).is_file():
         return run / "model"
     with ExitStack() as held:
-        door = held.enter_context(open_door(settings, family, run))
+        door = held.enter_context(open_door(settings, families, run))
         trainer, rollout = _trainer(settings, config, run, door, progress)
-        _preflight(trainer, rollout, settings, config, run, family)
-        _fit(trainer, config, run)
+        _preflight(trainer, rollout, settings, config, run)
+        _fit(trainer, rollout, config, run)
     with guards.disk_full_explained(run):
-        return _hand_over(trainer, settings, config, run, family)
+        if not (run / BEST).is_dir():
+            trainer.save_model(str(run / LAST))
+        if trainer.is_world_process_zero():
+            hand_over(trainer, settings, config, run)
+        trainer.accelerator.wait_for_everyone()
+    return run / "model"
 
 
 @contextmanager
-def open_door(settings: GrpoSettings, family: Family, run: Path) -> Iterator[Door]:
-    """The way to the environment: in process, to a given server, or to one started for this run."""
-    from eval.door import LocalDoor, RemoteDoor
+def open_door(settings: GrpoSettings, families: Mapping[str, Family], run: Path) -> Iterator[Door]:
+    """The way to the environment: in process, to a given server, or to one started for this run.
+
+    `families`: whose each task is; several of them share one server.
+    """
+    from eval.door import LocalDoor, MixedDoor, RemoteDoor
     from training.own_server import own_server
 
+    named = {family.name: family for family in families.values()}
     with ExitStack() as held:
+        doors: dict[str, Door] = {}
         if settings.in_process:
-            yield LocalDoor(family)
-            return
-        url = settings.env_url or held.enter_context(own_server(run / "server.log"))
-        door = RemoteDoor(url, family, settings.seats)
-        held.callback(door.close)
-        yield door
-
-
-def cases(settings: GrpoSettings, split: Split, count: int, seed_from: int) -> list[Request]:
-    """`count` different patients of a split, the tasks in turn."""
-    from eval.door import Request
-
-    tasks = settings.tasks
-    return [
-        Request(tasks[i % len(tasks)], seed_from + i // len(tasks), split) for i in range(count)
-    ]
-
-
-def _patients(settings: GrpoSettings, config: GRPOConfig) -> list[Request]:
-    groups = config.generation_batch_size // config.num_generations
-    needed = max(config.max_steps, 1) * groups
-    return cases(settings, "train", settings.patients or needed, settings.seed_from)
+            doors = {name: LocalDoor(family) for name, family in named.items()}
+        else:
+            url = settings.env_url or held.enter_context(own_server(run / "server.log"))
+            doors = {name: RemoteDoor(url, one, settings.seats) for name, one in named.items()}
+        for door in doors.values():
+            held.callback(door.close)
+        if len(doors) == 1:
+            yield next(iter(doors.values()))
+        else:
+            yield MixedDoor({task: doors[family.name] for task, family in families.items()})
 
 
 def _trainer(
@@ -104,7 +99,7 @@ def _trainer(
     from trl import GRPOTrainer
 
     from training import watch
-    from training.rollout import case_prompt, episode_return, score
+    from training.rollout import episode_return, score
     from training.sft import load_start
 
     datasets.disable_progress_bars()
@@ -116,7 +111,7 @@ def _trainer(
     config.output_dir = str(run / "checkpoints")
     config.reward_weights = [settings.return_weight, settings.score_weight]
     rewards: list[Any] = [episode_return, score]
-    rollout = _rollout(settings, door)
+    rollout = _rollout(settings, door, config.seed)
     lora = LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
@@ -129,7 +124,7 @@ def _trainer(
         reward_funcs=rewards,
         args=config,
         train_dataset=datasets.Dataset.from_list(
-            [{"prompt": case_prompt(request)} for request in _patients(settings, config)]
+            [{"prompt": prompt} for prompt in prompts(settings, config)]
         ),
         rollout_func=rollout,
         peft_config=lora if settings.lora_r else None,
@@ -141,8 +136,9 @@ def _trainer(
     return trainer, rollout
 
 
-def _rollout(settings: GrpoSettings, door: Door) -> Rollout:
+def _rollout(settings: GrpoSettings, door: Door, seed: int) -> Rollout:
     from eval.dialogue import Limits
+    from training.curriculum import Curriculum
     from training.rollout import RolloutSettings, make_rollout_func
 
     return make_rollout_func(
@@ -153,21 +149,10 @@ def _rollout(settings: GrpoSettings, door: Door) -> Rollout:
             max_lost_share=settings.max_lost_share,
             template_options={"enable_thinking": settings.thinking},
         ),
+        Curriculum(tuple(settings.tasks), seed, settings.seed_from)
+        if settings.curriculum
+        else None,
     )
-
-
-def wording(settings: GrpoSettings) -> Any:
-    """The prompt style: as asked, else as the model's own record says, else `full`."""
-    return settings.style or history(settings.model).get("style", "full")
-
-
-def history(model: str) -> JsonObject:
-    """What is recorded beside a model trained here; nothing for one from the Hub."""
-    from training.sft import ROUNDS
-
-    path = Path(model) / ROUNDS
-    known: JsonObject = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return known
 
 
 def _examine(trainer: Any, settings: GrpoSettings, rollout: Rollout, run: Path) -> None:
@@ -193,7 +178,6 @@ def _preflight(
     settings: GrpoSettings,
     config: GRPOConfig,
     run: Path,
-    family: Family,
 ) -> None:
     """Prove the rollout on the first patients, before a run that begins; writes `proof.json`.
 
@@ -216,9 +200,7 @@ def _preflight(
         ):
             model = None if _sharded(trainer) else trainer.accelerator.unwrap_model(trainer.model)
             proofs.append(
-                prove.prove(
-                    rollout, family, requests, generate, tokenizer, model, config.temperature
-                )
+                prove.prove(rollout, requests, generate, tokenizer, model, config.temperature)
             )
     if trainer.is_world_process_zero():
         told = json.dumps([proof.to_json() for proof in proofs], indent=2)
@@ -245,10 +227,16 @@ def _last_checkpoint(run: Path) -> Path | None:
     return watch.last_checkpoint(run / "checkpoints")
 
 
-def _fit(trainer: Any, config: GRPOConfig, run: Path) -> None:
+def _fit(trainer: Any, rollout: Rollout, config: GRPOConfig, run: Path) -> None:
     from training import guards, watch
+    from training.curriculum import KeepsCurriculum
 
     checkpoint = _last_checkpoint(run)
+    if rollout.curriculum is not None:
+        keeper = KeepsCurriculum(rollout.curriculum)
+        trainer.add_callback(keeper)
+        if checkpoint is not None:
+            keeper.restore(checkpoint)
     with watch.stoppable() as stop, guards.disk_full_explained(run):
         trainer.add_callback(stop)
         trainer.add_callback(guards.Guards(run))
@@ -269,7 +257,9 @@ def _open_run(settings: GrpoSettings, config: GRPOConfig) -> Path:
     try:
         run.mkdir(parents=True, exist_ok=True)
         if not written.is_file():
-            written.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+            part = run / f"config.{os.getpid()}.part"  # several processes may open the run at once
+            part.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+            part.rename(written)
     except OSError as error:
         raise BadStart(
             f"cannot write to {run} ({error.strerror}); choose another --output"
@@ -283,66 +273,6 @@ def _open_run(settings: GrpoSettings, config: GRPOConfig) -> Path:
             " choose another --output, or delete that folder"
         )
     return run
-
-
-def _hand_over(
-    trainer: Any, settings: GrpoSettings, config: GRPOConfig, run: Path, family: Family
-) -> Path:
-    """Merge the best checkpoint, and put the model in place only once it is complete."""
-    from training.examiner import BEST
-    from training.sft import ROUNDS
-
-    best, half = run / BEST, run / "model.part"
-    if not best.is_dir():
-        trainer.save_model(str(best))
-    shutil.rmtree(half, ignore_errors=True)
-    merged(settings.model, best, lora=settings.lora_r > 0).save_pretrained(half)
-    trainer.processing_class.save_pretrained(half)
-    record = json.dumps(_record(settings, config, family), indent=2)
-    (half / ROUNDS).write_text(record + "\n", encoding="utf-8")
-    half.rename(run / "model")
-    return run / "model"
-
-
-def merged(start: str, best: Path, lora: bool) -> Any:
-    """The whole model: `best` itself, or the starting model with the adapter in `best` folded in."""
-    from transformers import AutoModelForCausalLM
-
-    if not lora:
-        return AutoModelForCausalLM.from_pretrained(best, dtype="auto")
-    from peft import PeftModel
-
-    base = AutoModelForCausalLM.from_pretrained(start, dtype="auto")
-    return PeftModel.from_pretrained(base, str(best)).merge_and_unload()
-
-
-def _record(settings: GrpoSettings, config: GRPOConfig, family: Family) -> JsonObject:
-    """`rounds.json`: every patient the policy has ever learned from, and how it is spoken to."""
-    before = history(settings.model)
-    seen = len(_patients(settings, config))
-    here = [
-        {
-            "family": settings.family,
-            "task": task,
-            "split": "train",
-            "seed_from": settings.seed_from,
-            "seed_to": settings.seed_from + -(-seen // len(settings.tasks)),
-        }
-        for task in settings.tasks
-    ]
-    return {
-        "trained_on": [*before.get("trained_on", []), *here],
-        "style": wording(settings),
-        "answer_tokens": settings.answer_tokens,
-        "context_tokens": settings.context_tokens,
-        "template_options": {"enable_thinking": settings.thinking},
-        "init": before.get("init", settings.model),
-        "versions": {
-            family.name: family.version,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "trl", "peft")},
-        },
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -36,7 +36,12 @@ class GrpoSettings:
     family: str = _knob("polypharmacy", "The environment family that is played.")
     tasks: list[str] = field(
         default_factory=lambda: ["review_easy"],
-        metadata={"help": "Tasks whose train patients are played, in turn."},
+        metadata={
+            "help": "Tasks whose train patients are played, in turn; other families' tasks may be among them."
+        },
+    )
+    curriculum: bool = _knob(
+        False, "Draw the tasks by how many of their groups still teach, instead of in turn."
     )
     seed_from: int = _knob(
         1_000_000, "First train patient; far from those of the warm start, which is no obligation."

@@ -77,7 +77,7 @@ def _counts(requests: Sequence[Request], played: Sequence[Trajectory]) -> Iterat
     if len(requests) != len(played):
         yield Violation("count", "the batch", f"{len(requests)} prompts, {len(played)} rows")
     for i, (asked, given) in enumerate(zip(requests, played, strict=False)):
-        got = Request(given.task, given.seed, given.split)  # type: ignore[arg-type]
+        got = Request(given.task, given.seed, given.split)
         if asked != got:
             yield Violation("patient", f"row {i}", f"asked for {asked}, played {got}")
 

@@ -91,7 +91,6 @@ class Proof:
 
 def prove(
     rollout: Rollout,
-    family: Family,
     requests: Sequence[Request],
     generate: Generate,
     tokenizer: Any,
@@ -110,7 +109,7 @@ def prove(
     played = rollout.play(requests, generate, tokenizer)
     chat = ChatTokens(tokenizer, dict(settings.template_options))
     violations = audit(
-        family,
+        rollout.family_of(requests[0].task),
         requests,
         played,
         chat,
@@ -264,9 +263,7 @@ def _proofs(asked: argparse.Namespace) -> list[Proof]:
     with _door(asked, family) as door:
         rollout = make_rollout_func(door, RolloutSettings(limits=limits, style=style))
         for requests in probe(tasks, asked.groups, asked.attempts, seed_from=1_000_000):
-            proofs.append(
-                prove(rollout, family, requests, generate, tokenizer, model, asked.temperature)
-            )
+            proofs.append(prove(rollout, requests, generate, tokenizer, model, asked.temperature))
             print(f"{proofs[-1].task}: {len(proofs[-1].violations)} violations", file=sys.stderr)
     return proofs
 
@@ -278,7 +275,7 @@ def _policy(
     from tempfile import TemporaryDirectory
 
     from training import tiny
-    from training.grpo import history
+    from training.handover import history
     from training.sft import load_start
 
     if asked.model not in tiny.SIZES:
@@ -302,7 +299,9 @@ def _door(asked: argparse.Namespace, family: Family) -> Any:
     from training.grpo_settings import GrpoSettings
 
     settings = GrpoSettings(in_process=asked.in_process, env_url=asked.env_url or "")
-    return open_door(settings, family, Path(mkdtemp(prefix="rounds-prove-")))
+    return open_door(
+        settings, dict.fromkeys(family.tasks, family), Path(mkdtemp(prefix="rounds-prove-"))
+    )
 
 
 def _tell(proofs: Sequence[Proof]) -> None:

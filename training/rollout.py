@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, cast
 
-from env_server.contract import RoundsError, Split
+from env_server.contract import Family, RoundsError, Split
 from eval.dialogue import Limits, converse
 from eval.door import Door, Request
 from eval.generate import Generate, TransformersGenerate
 from eval.trajectory import Trajectory
 from prompts.render import Style
+from training.curriculum import Curriculum, groups_of
 
 Prompt = Sequence[Mapping[str, Any]]
 Rows = dict[str, list[Any]]
@@ -88,9 +89,16 @@ def case_prompt(request: Request) -> list[dict[str, Any]]:
     return [{"role": "user", "content": name, **case}]
 
 
-def request_of(prompt: Prompt) -> Request:
+def slot_prompt(slot: int) -> list[dict[str, Any]]:
+    """A dataset row's `prompt` where a curriculum chooses the case when its turn comes."""
+    return [{"role": "user", "content": f"slot {slot}", "slot": slot}]
+
+
+def request_of(prompt: Prompt, curriculum: Curriculum | None = None) -> Request:
     """The case that a prompt names. Raises NotATrainingCase, also for any split but train."""
     case = prompt[-1]
+    if curriculum is not None and case.get("slot") is not None:
+        return curriculum.request(int(case["slot"]))
     missing = [key for key in ("task", "seed", "split") if case.get(key) is None]
     if missing:
         raise NotATrainingCase(
@@ -107,9 +115,12 @@ def request_of(prompt: Prompt) -> Request:
 class Rollout:
     """The `rollout_func` of a run. Keeps the last batch's trajectories and its report."""
 
-    def __init__(self, door: Door, settings: RolloutSettings) -> None:
+    def __init__(
+        self, door: Door, settings: RolloutSettings, curriculum: Curriculum | None = None
+    ) -> None:
         self._door = door
         self.settings = settings
+        self.curriculum = curriculum
         self.last: list[Trajectory] = []
         self.report: Report | None = None
 
@@ -118,14 +129,30 @@ class Rollout:
 
         TRL repeats each prompt `num_generations` times before it calls this.
         """
-        requests = [request_of(prompt) for prompt in prompts]
+        requests = [request_of(prompt, self.curriculum) for prompt in prompts]
         began = perf_counter()
         with asking(trainer, self.settings.limits) as generate:
             self.last = self.play(requests, generate, trainer.processing_class)
         self.report = report(self.last, perf_counter() - began)
         self._check_losses()
+        figures = {**self.report.figures(), **self._learned(trainer)}
         table = rows(self.last, trainer.processing_class.eos_token_id)
-        return {**table, "batch": [self.report.figures()] * len(self.last)}
+        return {**table, "batch": [figures] * len(self.last)}
+
+    def _learned(self, trainer: Any) -> dict[str, float]:
+        """Tell the curriculum what all processes have seen, and have its figures."""
+        if self.curriculum is None:
+            return {}
+        own = [(t.task, t.seed, t.episode_return, t.score) for t in self.last if t.lost is None]
+        if trainer.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            own = gather_object(own)
+        self.curriculum.learn(groups_of(own))
+        return self.curriculum.figures()
+
+    def family_of(self, task: str) -> Family:
+        return self._door.family_of(task)
 
     def play(
         self, requests: Sequence[Request], generate: Generate, tokenizer: Any
@@ -151,9 +178,11 @@ class Rollout:
             )
 
 
-def make_rollout_func(door: Door, settings: RolloutSettings | None = None) -> Rollout:
+def make_rollout_func(
+    door: Door, settings: RolloutSettings | None = None, curriculum: Curriculum | None = None
+) -> Rollout:
     """A `rollout_func` for TRL's GRPOTrainer that plays through `door`."""
-    return Rollout(door, settings or RolloutSettings())
+    return Rollout(door, settings or RolloutSettings(), curriculum)
 
 
 @contextmanager

@@ -56,6 +56,8 @@ class Journal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self._began = time.monotonic()
+        if not state.is_world_process_zero:
+            return
         kept = [line for line in lines(self._path) if line.get("step", 0) <= state.global_step]
         with self._path.open("w", encoding="utf-8") as journal:
             journal.writelines(json.dumps(line) + "\n" for line in kept)
@@ -72,6 +74,8 @@ class Journal(TrainerCallback):
         if "train_runtime" in figures or not figures:  # the trainer's own summary of the whole run
             return
         self._figures = figures
+        if not state.is_world_process_zero:
+            return
         seconds = round(time.monotonic() - self._began, 3)
         line = {"stage": self._stage, "step": state.global_step, "seconds": seconds, **figures}
         with self._path.open("a", encoding="utf-8") as journal:
@@ -80,7 +84,7 @@ class Journal(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self._progress:
+        if self._progress and state.is_world_process_zero:
             self._progress(self._stage, state.global_step, state.max_steps, self._figures)
 
 
