@@ -7,6 +7,7 @@ old age); what is particular to this patient stands beside it. Reads the typed o
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -15,14 +16,15 @@ import numpy as np
 
 from data.polypharmacy.tables import EFFECTS, Drug, load
 from env_server.envs.polypharmacy.features import (
-    PAIR_AT,
     PAIRS,
     SEED16,
-    SEVERITY,
     SLOTS,
     Floats,
+    OfList,
     SlotFeatures,
+    places_of,
     seed16,
+    write_pairs,
 )
 from env_server.envs.polypharmacy.observation import Medication, ReviewObservation
 from env_server.envs.polypharmacy.regimen import DOSE_STEPS
@@ -42,7 +44,8 @@ SET_EFFECTS: Final = (
 )
 _FLAGS: Final = ("avoid", "avoid_in", "dose_adjust", "caution")
 _STILL: Final = 2 + 5 + len(_FLAGS)  # two names, then what only a change of this drug changes
-_LIVE: Final = 3 + len(SET_EFFECTS)  # what the rest of the list changes
+_LIVE: Final = 3 + len(SET_EFFECTS)  # replaceable, others for its need, changed before, set effects
+_CHANGED: Final = _STILL + 2
 _EFFECT_AT: Final = {name: _STILL + 3 + at for at, name in enumerate(SET_EFFECTS)}
 
 
@@ -80,6 +83,7 @@ class DrugFeatures:
         self._pairs_at = self._rows_at + SLOTS * self.width
         self.size = self._pairs_at + 2 * len(PAIRS)
         self._row = lru_cache(maxsize=65536)(self._make_row)
+        self._still = OfList(self._write_list)
         self.layout = Layout(
             head=self._rows_at,
             places=SLOTS,
@@ -91,46 +95,37 @@ class DrugFeatures:
         )
 
     def __call__(self, observation: ReviewObservation) -> Floats:
-        out = np.zeros(self.size, dtype=np.float32)
+        places, still = self._still(observation)
+        out = still.copy()
         out[: len(SEED16)] = seed16(observation)
+        for change in observation.interventions:
+            at = places.get(change.proposed_new_drug_id or change.target_drug_id)
+            if at is not None:
+                out[self._rows_at + at * self.width + _CHANGED] = 1.0
+        write_pairs(observation, out[self._pairs_at :])
+        return out
+
+    def _write_list(self, observation: ReviewObservation) -> tuple[Mapping[str, int], Floats]:
+        """(where each drug stands, everything that stays until the list changes)."""
+        out = np.zeros(self.size, dtype=np.float32)
         patient = observation.patient
         out[len(SEED16) : self._rows_at] = self._person(
             patient.sex, patient.crcl_ml_min, patient.liver_function_category, patient.conditions
         )
-        slot_of = {m.drug_id: at for at, m in enumerate(observation.current_medications)}
+        places = places_of(observation)
         rows = out[self._rows_at : self._pairs_at].reshape(SLOTS, self.width)
-        for at, medication in enumerate(observation.current_medications):
-            rows[at, :_STILL] = self._row(medication)
-        self._write_live(observation, slot_of, rows)
-        for found in observation.interaction_queries:
-            first, second = slot_of.get(found.drug_id_1), slot_of.get(found.drug_id_2)
-            if first is not None and second is not None:
-                pair = (first, second) if first < second else (second, first)
-                at = self._pairs_at + 2 * PAIR_AT[pair]
-                out[at] = 1.0
-                out[at + 1] = SEVERITY[found.severity]
-        return out
-
-    def _write_live(
-        self, observation: ReviewObservation, slot_of: dict[str, int], rows: Floats
-    ) -> None:
-        """What may be replaced, who shares a need, what was changed before, and the set effects."""
-        for drug in observation.substitutable:
-            rows[slot_of[drug], _STILL] = 1.0
         needs = Counter(m.indication for m in observation.current_medications)
         for at, medication in enumerate(observation.current_medications):
-            others = needs[medication.indication] - 1
-            if others:
-                rows[at, _STILL + 1] = others / 2
-        for change in observation.interventions:
-            at_now = slot_of.get(change.proposed_new_drug_id or change.target_drug_id)
-            if at_now is not None:
-                rows[at_now, _STILL + 2] = 1.0
+            rows[at, :_STILL] = self._row(medication)
+            rows[at, _STILL + 1] = (needs[medication.indication] - 1) / 2
+        for drug in observation.substitutable:
+            rows[places[drug], _STILL] = 1.0
         for effect in observation.view.get("set_effects", ()):
             column = _EFFECT_AT[effect["effect"]]
             for drug in effect["drugs"]:
-                if drug in slot_of:
-                    rows[slot_of[drug], column] = 1.0
+                if drug in places:
+                    rows[places[drug], column] = 1.0
+        return places, out
 
     def _make_row(self, drug: Medication) -> Floats:
         kinds = [flag.partition(":")[0] for flag in drug.beers_flags]

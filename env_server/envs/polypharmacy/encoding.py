@@ -6,7 +6,7 @@ those of the list as it stands, so an index means another drug once the list has
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, cast
 
@@ -28,7 +28,9 @@ from env_server.envs.polypharmacy.features import (
     SEED16,
     SLOTS,
     Floats,
+    OfList,
     SlotFeatures,
+    places_of,
     seed16,
 )
 from env_server.envs.polypharmacy.observation import ReviewObservation
@@ -59,6 +61,23 @@ def _open_pairs(drugs: int) -> Mask:
 _PAIRS_OF: Final = tuple(_open_pairs(n) for n in range(SLOTS + 1))
 
 
+def _list_mask(seen: ReviewObservation) -> tuple[Mapping[str, int], Mask]:
+    """(where each drug stands, what is possible on this list while budgets last)."""
+    places, replaceable = places_of(seen), set(seen.substitutable)
+    mask = np.zeros(N_ACTIONS, dtype=np.bool_)
+    mask[FINISH_AT] = True
+    mask[:FIRST_CHANGE] = _PAIRS_OF[len(places)]
+    mask[FIRST_CHANGE : FIRST_CHANGE + KINDS * len(places)] = [
+        possible
+        for m in seen.current_medications
+        for possible in (True, m.can_reduce, m.drug_id in replaceable, not m.monitored)
+    ]
+    return places, mask
+
+
+_OF_LIST: Final = OfList(_list_mask)
+
+
 class ReviewEncoding:
     """A review as numbers. Satisfies `contract.Encoding`; the same for all six tasks."""
 
@@ -81,24 +100,19 @@ class ReviewEncoding:
     def mask(self, observation: Observation) -> Mask:
         """bool array of shape (166,): exactly the indices whose action is legal; none once done."""
         seen = cast(ReviewObservation, observation)
-        mask = np.zeros(N_ACTIONS, dtype=np.bool_)
         if seen.done:
-            return mask
-        mask[FINISH_AT] = True
-        slot_of = {m.drug_id: at for at, m in enumerate(seen.current_medications)}
-        if seen.remaining_query_budget > 0:
-            mask[:FIRST_CHANGE] = _PAIRS_OF[len(slot_of)]
+            return np.zeros(N_ACTIONS, dtype=np.bool_)
+        places, of_list = _OF_LIST(seen)
+        mask = of_list.copy()
+        if seen.remaining_query_budget <= 0:
+            mask[:FIRST_CHANGE] = False
+        else:
             for asked in seen.interaction_queries:
-                at = _pair_at(slot_of, asked.drug_id_1, asked.drug_id_2)
+                at = _pair_at(places, asked.drug_id_1, asked.drug_id_2)
                 if at is not None:
                     mask[at] = False
-        if seen.remaining_intervention_budget > 0:
-            replaceable = set(seen.substitutable)
-            mask[FIRST_CHANGE : FIRST_CHANGE + KINDS * len(slot_of)] = [
-                possible
-                for m in seen.current_medications
-                for possible in (True, m.can_reduce, m.drug_id in replaceable, not m.monitored)
-            ]
+        if seen.remaining_intervention_budget <= 0:
+            mask[FIRST_CHANGE:FINISH_AT] = False
         return mask
 
     def action(self, observation: Observation, index: int) -> Action:
@@ -138,7 +152,7 @@ class ReviewEncoding:
         return FIRST_CHANGE + KINDS * place + INTERVENTION_TYPES.index(action.intervention_type)
 
 
-def _pair_at(slot_of: dict[str, int], drug_a: str, drug_b: str) -> int | None:
+def _pair_at(slot_of: Mapping[str, int], drug_a: str, drug_b: str) -> int | None:
     first, second = slot_of.get(drug_a), slot_of.get(drug_b)
     if first is None or second is None:
         return None

@@ -5,10 +5,11 @@ Reads the typed observation alone, so it can tell a learner nothing that an agen
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import combinations
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,42 +45,110 @@ SEED16: Final = (
 )
 
 
+T = TypeVar("T")
+
+
+class OfList(Generic[T]):
+    """What follows from the list as it is shown; worked out when the list changes, not at every step.
+
+    Told apart by identity: an episode shows the same objects until a change. Values must be left alone.
+    """
+
+    def __init__(self, make: Callable[[ReviewObservation], T], lists: int = 2048) -> None:
+        self._make, self._lists = make, lists
+        self._kept: dict[int, tuple[ReviewObservation, T]] = {}
+
+    def __call__(self, seen: ReviewObservation) -> T:
+        held = self._kept.get(id(seen.current_medications))
+        if held is not None:
+            first, value = held
+            if (
+                first.current_medications is seen.current_medications
+                and first.patient is seen.patient  # an empty list is one object for all patients
+                and first.substitutable is seen.substitutable
+                and first.view is seen.view
+            ):
+                return value
+        if len(self._kept) >= self._lists:
+            self._kept.clear()
+        value = self._make(seen)
+        self._kept[id(seen.current_medications)] = (seen, value)
+        return value
+
+
+def places_of(observation: ReviewObservation) -> Mapping[str, int]:
+    """Where each drug of the list stands."""
+    return {m.drug_id: at for at, m in enumerate(observation.current_medications)}
+
+
+def _list16(observation: ReviewObservation) -> tuple[tuple[float, ...], int, float]:
+    """(the first four numbers of `SEED16`, pairs of the list, the last number)."""
+    drugs = observation.current_medications
+    flags = [len(m.beers_flags) for m in drugs]
+    counts = (
+        len(drugs) / SLOTS,
+        sum(m.is_high_risk_elderly for m in drugs) / SLOTS,
+        sum(n > 0 for n in flags) / SLOTS,
+        min(sum(flags) / 30, 1.0),
+    )
+    age = min((observation.patient.age - 65) / 30, 1.0)
+    return counts, len(drugs) * (len(drugs) - 1) // 2, age
+
+
+_PLACES: Final = OfList(places_of)
+_LIST16: Final = OfList(_list16)
+
+
 def seed16(observation: ReviewObservation) -> Floats:
     """The sixteen numbers of `SEED16`, in that order, each in [0, 1]."""
-    drugs, asked = observation.current_medications, observation.interaction_queries
-    taken = {m.drug_id for m in drugs}
-    severe = [q for q in asked if q.severity == "severe"]
-    moderate = sum(q.severity == "moderate" for q in asked)
+    counts, n_pairs, age = _LIST16(observation)
+    taken = _PLACES(observation)
+    asked = observation.interaction_queries
     queries = len(asked)
     query_budget = queries + observation.remaining_query_budget
     changes = len(observation.interventions)
     change_budget = changes + observation.remaining_intervention_budget
-    flags = [len(m.beers_flags) for m in drugs]
-    n_pairs = len(drugs) * (len(drugs) - 1) // 2
-    still = sum(q.drug_id_1 in taken and q.drug_id_2 in taken for q in asked)
-    unresolved = sum(q.drug_id_1 in taken and q.drug_id_2 in taken for q in severe)
+    severe = moderate = still = unresolved = 0
+    risk = 0.0
+    for q in asked:
+        both = q.drug_id_1 in taken and q.drug_id_2 in taken
+        still += both
+        risk += q.risk_score
+        if q.severity == "severe":
+            severe += 1
+            unresolved += both
+        elif q.severity == "moderate":
+            moderate += 1
     per_query = 1.0 / queries if queries else 0.0
     return np.array(
         (
-            len(drugs) / SLOTS,
-            sum(m.is_high_risk_elderly for m in drugs) / SLOTS,
-            sum(n > 0 for n in flags) / SLOTS,
-            min(sum(flags) / 30, 1.0),
+            *counts,
             observation.remaining_query_budget / query_budget,
             observation.remaining_intervention_budget / change_budget,
             queries / query_budget,
             changes / change_budget,
-            len(severe) * per_query,
+            severe * per_query,
             moderate * per_query,
-            (queries - len(severe) - moderate) * per_query,
-            sum(q.risk_score for q in asked) * per_query,
+            (queries - severe - moderate) * per_query,
+            risk * per_query,
             min(unresolved / 5, 1.0),
             still / n_pairs if n_pairs else 1.0,
             observation.step_index / observation.max_steps,
-            min((observation.patient.age - 65) / 30, 1.0),
+            age,
         ),
         dtype=np.float32,
     )
+
+
+def write_pairs(observation: ReviewObservation, out: Floats) -> None:
+    """For each of the 105 pairs of places, whether it was asked about and what was found."""
+    slot_of = _PLACES(observation)
+    for found in observation.interaction_queries:
+        first, second = slot_of.get(found.drug_id_1), slot_of.get(found.drug_id_2)
+        if first is not None and second is not None:
+            at = 2 * PAIR_AT[(first, second) if first < second else (second, first)]
+            out[at] = 1.0
+            out[at + 1] = SEVERITY[found.severity]
 
 
 class SlotFeatures:
@@ -109,15 +178,21 @@ class SlotFeatures:
         self.size = self._pairs_at + 2 * len(PAIRS)
         self._row = lru_cache(maxsize=65536)(self._make_row)
         self.person = lru_cache(maxsize=4096)(self._make_person)
+        self._still = OfList(self._write_list)
 
     def __call__(self, observation: ReviewObservation) -> Floats:
-        out = np.zeros(self.size, dtype=np.float32)
+        out = self._still(observation).copy()
         out[: self._patient_at] = seed16(observation)
+        write_pairs(observation, out[self._pairs_at :])
+        return out
+
+    def _write_list(self, observation: ReviewObservation) -> Floats:
+        out = np.zeros(self.size, dtype=np.float32)
         patient = observation.patient
         out[self._patient_at : self._rows_at] = self.person(
             patient.sex, patient.crcl_ml_min, patient.liver_function_category, patient.conditions
         )
-        slot_of = {m.drug_id: at for at, m in enumerate(observation.current_medications)}
+        slot_of = places_of(observation)
         rows = out[self._rows_at : self._pairs_at].reshape(SLOTS, self.width)
         for at, medication in enumerate(observation.current_medications):
             rows[at, : self._fixed] = self._row(medication)
@@ -127,19 +202,7 @@ class SlotFeatures:
             for drug in effect["drugs"]:
                 if drug in slot_of:
                     rows[slot_of[drug], self._fixed + 1] += 0.5
-        self._write_pairs(observation, slot_of, out)
         return out
-
-    def _write_pairs(
-        self, observation: ReviewObservation, slot_of: dict[str, int], out: Floats
-    ) -> None:
-        for found in observation.interaction_queries:
-            first, second = slot_of.get(found.drug_id_1), slot_of.get(found.drug_id_2)
-            if first is not None and second is not None:
-                pair = (first, second) if first < second else (second, first)
-                at = self._pairs_at + 2 * PAIR_AT[pair]
-                out[at] = 1.0
-                out[at + 1] = SEVERITY[found.severity]
 
     def _make_row(self, drug: Medication) -> Floats:
         row = np.zeros(self._fixed, dtype=np.float32)

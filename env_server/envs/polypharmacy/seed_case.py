@@ -12,7 +12,7 @@ from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
-from data.polypharmacy.tables import load
+from data.polypharmacy.tables import Criterion, load
 from env_server.contract import NOTHING, Split, clamp_score
 from env_server.envs.polypharmacy.episode import Books, Charges, Finding, Grade
 from env_server.envs.polypharmacy.observation import (
@@ -37,10 +37,10 @@ from env_server.envs.polypharmacy.seed_plan import Plan, best
 from env_server.envs.polypharmacy.seed_risk import (
     RULES,
     Known,
-    drug_risk,
     flag,
     known,
     normalised,
+    own_risk,
     violations,
 )
 from env_server.envs.polypharmacy.tasks import REVIEWS, ReviewTask
@@ -60,7 +60,9 @@ class SeedCase:
     """A patient of a seed task. Satisfies `episode.Case`."""
 
     __slots__ = (
+        "_broken",
         "_contributions",
+        "_latest",
         "_medications",
         "_plan",
         "_substitutes",
@@ -82,8 +84,10 @@ class SeedCase:
         self.start = Regimen(tuple(Slot(p.drug_id, p.indication) for p in patient.prescriptions))
         self._totals: dict[tuple[Slot, ...], float] = {}
         self._contributions: dict[Slot, tuple[float, int]] = {}
+        self._broken: dict[Slot, tuple[Criterion, ...]] = {}
         self._medications: dict[Slot, Medication] = {}
-        self._substitutes: tuple[tuple[Slot, ...] | None, dict[str, tuple[str, ...]]] = (None, {})
+        self._substitutes: dict[tuple[Slot, ...], dict[str, tuple[str, ...]]] = {}
+        self._latest: tuple[tuple[Slot, ...] | None, float] = (None, 0.0)
         self._plan: Plan | None = None
         self.first_risk = self.risk(self.start)
         ids = [s.drug_id for s in self.start.slots]
@@ -93,7 +97,11 @@ class SeedCase:
 
     def risk(self, regimen: Regimen) -> float:
         """Regimen risk in [0, 1]: the order of the list and monitoring never matter."""
-        return normalised(self.total(regimen), len(regimen.slots))
+        slots, risk = self._latest
+        if slots is not regimen.slots:  # every step tells the risk, few change the list
+            risk = normalised(self.total(regimen), len(regimen.slots))
+            self._latest = (regimen.slots, risk)
+        return risk
 
     def value(self, regimen: Regimen) -> float:
         return -self.risk(regimen)
@@ -101,22 +109,31 @@ class SeedCase:
     def total(self, regimen: Regimen) -> float:
         """Sum of what every drug and every pair contributes, before it is divided and clipped."""
         slots = regimen.slots
-        if slots not in self._totals:
+        found = self._totals.get(slots)
+        if found is None:
             partners = self.known.partners
             alone = sum(self.contribution(s)[0] for s in slots)
             ids = sorted(s.drug_id for s in slots)  # one order of summing, so one sum
-            self._totals[slots] = alone + sum(
+            found = self._totals[slots] = alone + sum(
                 partners[a][b].base_risk_score for a, b in combinations(ids, 2) if b in partners[a]
             )
-        return self._totals[slots]
+        return found
 
     def contribution(self, slot: Slot) -> tuple[float, int]:
         """(what the drug adds to the sum by itself, how many criteria it breaks)."""
-        if slot not in self._contributions:
-            tables, patient = self.known.tables, self.patient
-            broken = len(violations(tables, patient, slot))
-            self._contributions[slot] = (drug_risk(tables, patient, slot), broken)
-        return self._contributions[slot]
+        found = self._contributions.get(slot)
+        if found is None:
+            broken = self.broken(slot)
+            risk = own_risk(self.known.tables.drugs[slot.drug_id], broken)
+            found = self._contributions[slot] = (risk, len(broken))
+        return found
+
+    def broken(self, slot: Slot) -> tuple[Criterion, ...]:
+        """The criteria that the drug breaks in this patient at this dose."""
+        found = self._broken.get(slot)
+        if found is None:
+            found = self._broken[slot] = violations(self.known.tables, self.patient, slot)
+        return found
 
     def pairs_of(self, drug: str, slots: tuple[Slot, ...], leaving: str = "") -> float:
         """What the interactions of `drug` with the list, less the drug that is leaving, add to the sum."""
@@ -136,12 +153,13 @@ class SeedCase:
         return Finding(pair.severity, pair.recommendation, pair.base_risk_score, pair.mechanism)
 
     def medication(self, regimen: Regimen, slot: Slot) -> Medication:
-        if slot not in self._medications:
+        seen = self._medications.get(slot)
+        if seen is None:
             drug = self.known.tables.drugs[slot.drug_id]
-            rows = violations(self.known.tables, self.patient, slot)
-            flags = tuple(dict.fromkeys(flag(row) for row in rows))
-            self._medications[slot] = describe(drug, slot, flags, self.can_reduce(slot))
-        return self._medications[slot]
+            flags = tuple(dict.fromkeys([flag(row) for row in self.broken(slot)]))
+            seen = describe(drug, slot, flags, self.can_reduce(slot))
+            self._medications[slot] = seen
+        return seen
 
     def view(self, regimen: Regimen) -> Mapping[str, Any]:
         return NOTHING
@@ -156,10 +174,9 @@ class SeedCase:
 
     def substitutes(self, regimen: Regimen, slot: Slot) -> tuple[str, ...]:
         """Stand-ins that are not on the list and have no severe interaction with the rest of it."""
-        slots, found = self._substitutes
-        if slots is not regimen.slots:  # one look at a list asks for every drug of it
-            found = self._stand_ins(regimen.slots)
-            self._substitutes = (regimen.slots, found)
+        found = self._substitutes.get(regimen.slots)
+        if found is None:  # one look at a list asks for every drug of it
+            found = self._substitutes[regimen.slots] = self._stand_ins(regimen.slots)
         return found[slot.drug_id]
 
     def _stand_ins(self, slots: tuple[Slot, ...]) -> dict[str, tuple[str, ...]]:

@@ -165,10 +165,13 @@ def violations(tables: Tables, patient: Patient, slot: Slot) -> tuple[Criterion,
 
 def drug_risk(tables: Tables, patient: Patient, slot: Slot, rules: SeedRules = RULES) -> float:
     """What one drug adds to the sum by itself: its broken criteria, and being high-risk."""
-    weight = rules.high_risk if tables.drugs[slot.drug_id].is_high_risk_elderly else 0.0
-    return weight + sum(
-        rules.criterion[c.criterion_type] for c in violations(tables, patient, slot)
-    )
+    return own_risk(tables.drugs[slot.drug_id], violations(tables, patient, slot), rules)
+
+
+def own_risk(drug: Drug, broken: tuple[Criterion, ...], rules: SeedRules = RULES) -> float:
+    """`drug_risk` where the broken criteria are known already."""
+    weight = rules.high_risk if drug.is_high_risk_elderly else 0.0
+    return weight + sum(rules.criterion[c.criterion_type] for c in broken)
 
 
 def normalised(total: float, drugs: int) -> float:
