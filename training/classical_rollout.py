@@ -55,12 +55,13 @@ class Patients:
 
 
 def sample(generator: torch.Generator) -> Choose:
-    """Draws from the policy."""
+    """Draws from the policy: one number a row, looked up in the sums of its probabilities."""
 
     def choose(logits_BA: Tensor) -> Tensor:
-        # Gumbel's trick: one draw a cell, and no sum that could round above 1
-        noise = torch.empty_like(logits_BA).exponential_(generator=generator)
-        return (torch.softmax(logits_BA, 1) / noise).argmax(1)
+        sums_BA = torch.softmax(logits_BA, 1).cumsum(1)
+        # in (0, 1]: never before the first possible action, never beyond the last
+        drawn_B1 = 1 - torch.rand(len(sums_BA), 1, generator=generator)
+        return torch.searchsorted(sums_BA, drawn_B1 * sums_BA[:, -1:])[:, 0]
 
     return choose
 
