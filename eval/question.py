@@ -132,9 +132,8 @@ def chosen_agents(
         added = [c for task in tasks for c in roster.canaries(family, task)] if canaries else []
         return [*named, *dict.fromkeys(c for c in added if c not in named)]
     each = [n for task in tasks for n in roster.default(family, task, canaries, shipped)]
-    each = list(dict.fromkeys(each))
-    last = [n for n in each if n in family.agents and family.agents[n].role == "reference"]
-    return [*(name for name in each if name not in last), *last]
+    ordered = sorted(dict.fromkeys(each), key=lambda name: roster.place(family, name))
+    return [*ordered]
 
 
 def settings(

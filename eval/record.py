@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -46,7 +46,9 @@ class Record:
                 raise RunExists(
                     f"{folder} exists: add --resume to continue it, or choose another --run name"
                 )
-            _same(folder, json.loads(path.read_text("utf-8")), settings)
+            begun = json.loads(path.read_text("utf-8"))
+            _same(folder, begun, settings)
+            write_json(path, _with_newcomers(begun, settings))
             self.dropped = drop_torn_line(folder / EPISODES)
         else:
             folder.mkdir(parents=True, exist_ok=True)
@@ -127,10 +129,29 @@ def versions() -> JsonObject:
 
 
 def _same(folder: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    asked = json.loads(json.dumps(asked))
-    for key in sorted({*begun, *asked}):
+    """Whoever joins or stays away is welcome to; nothing else may differ, nor any player change."""
+    now = json.loads(json.dumps(asked))
+    _equal(folder, begun, now, {*begun, *now} - {"agents", "identities"})
+    players = begun.get("identities", {}), now.get("identities", {})
+    _equal(folder, *players, {*players[0]} & {*players[1]}, "the identity of ")
+
+
+def _equal(
+    folder: Path,
+    begun: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    keys: Iterable[str],
+    what: str = "",
+) -> None:
+    for key in sorted(keys):
         if begun.get(key) != asked.get(key):
             raise RunDiffers(
-                f"{folder} was begun with {key} = {begun.get(key)!r}, not {asked.get(key)!r};"
+                f"{folder} was begun with {what}{key} = {begun.get(key)!r}, not {asked.get(key)!r};"
                 " use the same settings to continue it, or choose another --run name"
             )
+
+
+def _with_newcomers(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> JsonObject:
+    names = dict.fromkeys([*begun.get("agents", []), *asked.get("agents", [])])
+    known = {**begun.get("identities", {}), **asked.get("identities", {})}
+    return {**begun, "agents": [*names], "identities": known}

@@ -161,6 +161,12 @@ def default(family: Family, task: Task, canaries: bool = False, shipped: bool = 
     ]
 
 
+def place(family: Family, name: str) -> int:
+    """Where a default agent stands in the table: who learned, between heuristics and references."""
+    order = "random", "canary", "heuristic", "learned", "reference"
+    return order.index(family.agents[name].role if name in family.agents else "learned")
+
+
 def canaries(family: Family, task: Task) -> list[str]:
     """Every degenerate policy of the family that plays the task."""
     cards = family.agents.values()

@@ -12,27 +12,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from eval.rows import ALL_TASKS, Row
 
-PLAIN_WIDTH = 200  # of a table that goes to a file or a pipe
+PLAIN_WIDTH = 240  # of a table that goes to a file or a pipe: everything fits
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """rank: a narrow terminal leaves out the highest first; 0 is never left out."""
+
     heading: str
     cell: Callable[[Row], str]
+    rank: int = 0
 
 
 def _digits(value: float | None, digits: int = 3, sign: str = "") -> str:
     return "" if value is None else f"{value:{sign}.{digits}f}"
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def _with_interval(
@@ -62,31 +65,50 @@ def _dollars(cost: float | None) -> str:
     return "" if cost is None else f"{cost:.2f}" if cost >= 0.1 or cost == 0 else f"{cost:.4f}"
 
 
+def _over_tasks(row: Row) -> str:
+    """Of one task the mean says it; over tasks that differ in what can be scored, the middle does."""
+    return _with_interval(row.iqm, row.iqm_low, row.iqm_high) if row.task == ALL_TASKS else ""
+
+
 COLUMNS = (
     Column("agent", lambda r: r.agent),
     Column("n", lambda r: str(r.n)),
     Column("score [95 %]", lambda r: _with_interval(r.score, r.score_low, r.score_high)),
+    Column("IQM [95 %]", _over_tasks, 4),
     Column("Δ [95 %]", lambda r: _with_interval(r.diff, r.diff_low, r.diff_high, "+")),
     Column("p", _p),
-    Column("return", lambda r: _digits(r.episode_return, 2)),
-    Column("regret", lambda r: _digits(r.regret)),
-    Column("of optimum", lambda r: _percent(r.share_of_optimum)),
-    Column("steps", lambda r: _digits(r.steps, 1)),
-    Column("queries", lambda r: _digits(r.queries, 1)),
-    Column("changes", lambda r: _digits(r.interventions, 1)),
-    Column("refused", lambda r: _percent(r.refusal_share)),
-    Column("over-called", lambda r: _percent(r.overcall_share)),
-    Column("tokens", lambda r: _digits(r.tokens, 0)),
-    Column("read", lambda r: _digits(r.prompt_tokens, 0)),
-    Column("USD", lambda r: _dollars(r.cost_usd)),
-    Column("time", lambda r: _time(r.seconds)),
-    Column("note", lambda r: r.note),
+    Column("wins", lambda r: _percent(r.wins, 0), 3),
+    Column("detects", lambda r: _digits(r.detectable), 5),
+    Column("return", lambda r: _digits(r.episode_return, 2), 6),
+    Column("regret", lambda r: _digits(r.regret), 9),
+    Column("of optimum", lambda r: _percent(r.share_of_optimum), 2),
+    Column("steps", lambda r: _digits(r.steps, 1), 7),
+    Column("queries", lambda r: _digits(r.queries, 1), 11),
+    Column("changes", lambda r: _digits(r.interventions, 1), 10),
+    Column("refused", lambda r: _percent(r.refusal_share), 3),
+    Column("over-called", lambda r: _percent(r.overcall_share), 4),
+    Column("tokens", lambda r: _digits(r.tokens, 0), 8),
+    Column("read", lambda r: _digits(r.prompt_tokens, 0), 12),
+    Column("USD", lambda r: _dollars(r.cost_usd), 1),
+    Column("time", lambda r: _time(r.seconds), 8),
+    Column("note", lambda r: r.note),  # of a page; text has `notes` below its tables
 )
+MEANING = {
+    "IQM [95 %]": "IQM: mean of the middle half of all patients, drawn within tasks.",
+    "wins": "Wins: share of patients who do better than with the baseline, ties half.",
+    "detects": "Detects: the smallest difference so many patients find in 4 of 5 repetitions.",
+    "regret": "Regret: score of the reference less the agent's.",
+    "of optimum": "Of optimum: what was gained of what could be.",
+    "over-called": "Over-called: patients who needed no change and got one.",
+    "tokens": "Tokens: written by a model, an episode; read: given to it.",
+    "time": "Time: to decide, an episode.",
+}
+FEW = 100  # patients; below, intervals of a difference are too narrow (docs/evaluation.md)
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """Print the rows as one table a task."""
-    console.print(rendered(rows))
+    """Print the rows as one table a task, as wide as the console is."""
+    console.print(rendered(rows, console.width))
 
 
 def console_for_stdout() -> Console:
@@ -95,17 +117,25 @@ def console_for_stdout() -> Console:
     return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
-def rendered(rows: Sequence[Row]) -> RenderableType:
+def rendered(rows: Sequence[Row], width: int = PLAIN_WIDTH) -> RenderableType:
     parts: list[RenderableType] = []
+    left_out: list[str] = []
     for block in _blocks(rows):
-        parts += [_rich_block(block), ""]
-    return Group(*parts, Text(legend(rows), style="dim"))
+        columns = _filled(block)
+        shown = _fitting(columns, block, width)
+        left_out += [c.heading for c in columns if c not in shown and c.heading not in left_out]
+        parts += [_rich_block(block, shown), ""]
+    below = [*notes(rows), legend(rows)]
+    if left_out:
+        below.append(f"Left out, for want of width: {', '.join(left_out)}; --csv has everything.")
+    return Group(*parts, *(Text(line, style="dim") for line in below))
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The same tables in GitHub's Markdown."""
     texts = [_markdown_block(block) for block in _blocks(rows)]
-    return "\n\n".join([*texts, legend(rows)]) + "\n"
+    told = "\n".join(f"- {note}" for note in notes(rows))
+    return "\n\n".join([*texts, *([told] if told else []), legend(rows)]) + "\n"
 
 
 def as_json(rows: Sequence[Row]) -> str:
@@ -121,21 +151,38 @@ def as_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What rows have to remark, each remark once with the tasks it is about."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.note and row.task != ALL_TASKS:
+            told.setdefault((row.agent, row.note), []).append(row.task)
+    tasks = {row.task for row in rows} - {ALL_TASKS}
+    return [
+        f"{agent}{'' if len(where) == len(tasks) else ' on ' + ', '.join(where)}: {note}"
+        for (agent, note), where in told.items()
+    ]
+
+
 def legend(rows: Sequence[Row]) -> str:
     """What the columns mean, in one paragraph."""
     baseline = next((row.baseline for row in rows if row.baseline), None)
-    against = (
-        f" Δ and p: against {baseline} on the same patients; p by sign-flip permutation,"
+    several = any(row.task == ALL_TASKS for row in rows)
+    filled = {column.heading for block in _blocks(rows) for column in _filled(block)}
+    few = any(0 < row.n < FEW for row in rows)
+    said = [
+        "Score: mean over patients with a 95 % bootstrap interval (BCa).",
+        f"Δ and p: against {baseline} on the same patients; p by sign-flip permutation,"
         " Holm-corrected over the block."
         if baseline
-        else ""
-    )
-    return (
-        "Score: mean over patients with a 95 % bootstrap interval (BCa)."
-        + against
-        + " Regret: score of the reference less the agent's. Over-called: patients who needed no"
-        " change and got one. Time: to decide, an episode."
-    )
+        else "",
+        *(meaning for heading, meaning in MEANING.items() if heading in filled),
+        "All tasks: over the tasks an agent played." if several else "",
+        f"Fewer than {FEW} patients: intervals of Δ are narrower than they should be."
+        if few
+        else "",
+    ]
+    return " ".join(filter(None, said))
 
 
 def _blocks(rows: Sequence[Row]) -> list[list[Row]]:
@@ -149,26 +196,31 @@ def _title(block: Sequence[Row]) -> str:
 
 
 def _filled(block: Sequence[Row]) -> list[Column]:
-    """The columns that say something in this block."""
-    same_n = len({row.n for row in block}) == 1
-    return [
-        column
-        for column in COLUMNS
-        if any(column.cell(row) for row in block) and not (column.heading == "n" and same_n)
-    ]
+    """The columns of numbers that say something in this block."""
+    unsaid = {"note"} | ({"n"} if len({row.n for row in block}) == 1 else set())
+    return [c for c in COLUMNS if c.heading not in unsaid and any(c.cell(row) for row in block)]
 
 
-def _rich_block(block: Sequence[Row]) -> Table:
+def _fitting(columns: Sequence[Column], block: Sequence[Row], width: int) -> list[Column]:
+    """As many of the columns as fit, the most important first."""
+    shown = list(columns)
+    while sum(_width(c, block) + 3 for c in shown) + 1 > width:
+        last = max(shown, key=lambda c: c.rank)
+        if last.rank == 0:
+            break
+        shown.remove(last)
+    return shown
+
+
+def _width(column: Column, block: Sequence[Row]) -> int:
+    return max(len(column.heading), *(len(column.cell(row)) for row in block))
+
+
+def _rich_block(block: Sequence[Row], columns: Sequence[Column]) -> Table:
     table = Table(title=Text(_title(block)), title_justify="left")
-    columns = _filled(block)
     for column in columns:
-        words = column.heading in ("agent", "note")
-        table.add_column(
-            column.heading,
-            justify="left" if words else "right",
-            no_wrap=column.heading != "note",
-            overflow="fold",
-        )
+        justify: JustifyMethod = "left" if column.heading == "agent" else "right"
+        table.add_column(column.heading, justify=justify, no_wrap=True, overflow="fold")
     for row in block:
         table.add_row(*(Text(column.cell(row)) for column in columns))
     return table
@@ -176,10 +228,9 @@ def _rich_block(block: Sequence[Row]) -> Table:
 
 def _markdown_block(block: Sequence[Row]) -> str:
     columns = _filled(block)
-    words = ("agent", "note")
     lines = [
         [column.heading for column in columns],
-        [":---" if column.heading in words else "---:" for column in columns],
+        [":---" if column.heading == "agent" else "---:" for column in columns],
         *([column.cell(row).replace("|", "\\|") for column in columns] for row in block),
     ]
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from fakes import NumberLine, Script
+from rich.console import Console
 
 from env_server import registry
 from env_server.contract import (
@@ -466,6 +467,20 @@ def test_a_run_is_neither_overwritten_nor_mixed_with_other_settings(tmp_path: Pa
         compare(NumberLine(version="2"), ["near"], episodes=3, run=tmp_path / "r", resume=True)
 
 
+def test_a_run_takes_in_agents_that_were_not_ready_and_refuses_one_that_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = tmp_path / "r"
+    compare(LINE, ["near"], ["random", "m=local:nowhere"], episodes=3, run=run)
+    both = ["random", "heuristic", CardPlayer(LINE.agents["reference"], "m")]
+    rows = by_agent(compare(LINE, ["near"], both, episodes=3, run=run, resume=True))
+    assert [rows[name].n for name in ("random", "heuristic", "m")] == [3, 3, 3]
+    assert len(list(read_episodes(run / "episodes.jsonl"))) == 9
+    monkeypatch.setattr(CardPlayer, "identity", lambda self: "trained again")
+    with pytest.raises(RunDiffers, match="m = 'shipped', not 'trained again'"):
+        compare(LINE, ["near"], ["m=heuristic"], episodes=3, run=run, resume=True)
+
+
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path):
     run = tmp_path / "r"
     compare(LINE, ["near"], episodes=2, run=run)
@@ -474,6 +489,31 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path):
     (run / "episodes.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(BadLine, match="line 4"):
         compare(LINE, ["near"], episodes=2, run=run, resume=True)
+
+
+# -- how it is shown ------------------------------------------------------------------------------
+
+
+def test_a_narrow_terminal_gets_what_matters_most_and_is_told_what_is_missing():
+    rows = compare(LINE, ["near"], episodes=9)
+    text = io.StringIO()
+    table.show(rows, Console(file=text, width=80))
+    shown = text.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "Δ [95 %]" in shown and "│ queries" not in shown
+    assert "Left out, for want of width:" in shown and "queries" in shown.split("Left out")[1]
+    wide = io.StringIO()
+    table.show(rows, Console(file=wide, width=table.PLAIN_WIDTH))
+    assert "Left out" not in wide.getvalue()
+
+
+def test_a_remark_is_made_once_with_the_tasks_it_is_about():
+    rows = compare(LINE, ["near", "far"], ["random", "near_only", "m=local:nowhere"], episodes=3)
+    remarks = table.notes(rows)
+    assert remarks[0].startswith("m: there is no folder nowhere")
+    assert remarks[1:] == ["near_only on far: does not play this task"]
+    assert all(remark in table.markdown(rows) for remark in remarks)
+    assert "Fewer than 100 patients" in table.legend(rows)
 
 
 # -- the command ----------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_an_interrupted_run_is_not_continued_with_other_weights(model: Path, tmp
     assert all(t.tokens is not None for t in lines)
     save(folder, seed=1)
     assert fingerprint(folder) != fingerprint(model)
-    with pytest.raises(RunDiffers, match="identities"):
+    with pytest.raises(RunDiffers, match="the identity of m"):
         compare(FAMILY, [TASK], [f"m=local:{folder}"], resume=True, **asked)
 
 

@@ -10,7 +10,10 @@ from eval.language import LanguagePlayer, model_folder
 from eval.roster import NotReady, Options, Player
 
 USAGE = "local:FOLDER"
-HOW = "make one with: make run, or python -m training.sft --config configs/sft/demo.yaml"
+HOW = (
+    "make one with: make run, or by itself with python -m training.sft --config configs/sft/demo.yaml"
+    " and then python -m training.grpo --config configs/grpo/demo.yaml"
+)
 IN_TABLE = 50
 ROWS = ("sft=local:runs/demo/sft", "grpo=local:runs/demo/grpo")  # where `make run` leaves them
 FAMILIES = ("polypharmacy",)
