@@ -30,7 +30,35 @@ EVIDENCE: Final = tuple(a for a in ACTION_TYPES if ASSAYS[a].variants)
 CONFIDENCES: Final = (0.5, 0.65, 0.8, 0.9, 0.98)
 MAX_REASONING: Final = 200
 MAX_SUMMARY: Final = 600
-_COMMON: Final = ("action_type", "parameters", "reasoning", "metadata")
+# what stands beside the parameters; the last few are words that models add and that decide nothing
+_COMMON: Final = (
+    "action_type",
+    "parameters",
+    "reasoning",
+    "metadata",
+    "thought",
+    "thoughts",
+    "thinking",
+    "analysis",
+    "explanation",
+    "comment",
+)
+# other names of a field, in lower case
+_FIELD_ALIASES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "db": "database",
+        "data_source": "database",
+        "geneset": "gene_set",
+        "gene_sets": "gene_set",
+        "allosteric": "include_allosteric",
+        "model_type": "model",
+        "assay_type": "assay",
+        "decision": "final_decision",
+        "conf": "confidence",
+        "probability": "confidence",
+        "factor": "dimension",
+    }
+)
 _REPORT_FIELDS: Final = ("final_decision", "confidence", "summary")
 
 # other spellings of a parameter's value, in lower case; case alone never matters
@@ -173,12 +201,18 @@ def from_json(payload: object) -> DrugTargetAction | Refusal:
     if not isinstance(nested, Mapping):
         return _malformed(f"parameters must be an object, not {type(nested).__name__}")
     assay = ASSAYS[kind]
-    given = {**nested, **{k: v for k, v in payload.items() if k not in _COMMON}}
+    beside = {k: v for k, v in payload.items() if k not in _COMMON}
+    given = {_field(str(k)): v for k, v in {**nested, **beside}.items()}
     reasoning = payload.get("reasoning")
     reasoning = reasoning[:MAX_REASONING] if isinstance(reasoning, str) else ""
     if kind == REPORT:
         return _read_report(given, reasoning)
     return _read_order(assay, given, reasoning)
+
+
+def _field(name: str) -> str:
+    folded = name.lower()
+    return _FIELD_ALIASES.get(folded, folded)
 
 
 def _read_order(

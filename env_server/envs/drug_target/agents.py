@@ -12,6 +12,7 @@ from data.drug_target.records import Reading
 from env_server.contract import Action, Agent, AgentCard, Episode, Observation
 from env_server.envs.drug_target.actions import (
     ASSAYS,
+    CONFIDENCES,
     FLAGS,
     ORDERS,
     DrugTargetAction,
@@ -186,6 +187,15 @@ class Planner:
         return stated(p_go)
 
 
+class BinnedPlanner(Planner):
+    """The planner, reporting at the nearest listed confidence: what a discrete or small learner can copy."""
+
+    def close(self, p_go: float) -> DrugTargetAction:
+        sure = max(p_go, 1 - p_go)
+        near = min(CONFIDENCES, key=lambda c: abs(c - sure))
+        return report("go" if p_go >= 0.5 else "no_go", near)
+
+
 class OracleReport(Planner):
     """The planner's evidence, then the truth: the ceiling of the proper rubric."""
 
@@ -312,6 +322,12 @@ CARDS: tuple[AgentCard, ...] = (
         "reference",
         Planner,
         "value of information, net of price, on the exact posterior; reports it (not the optimum)",
+    ),
+    AgentCard(
+        "voi_binned",
+        "reference",
+        BinnedPlanner,
+        "the reference at the five listed confidences: what a small learner can copy",
     ),
     AgentCard(
         "voi_ratio",

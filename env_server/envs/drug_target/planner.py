@@ -152,7 +152,7 @@ def _together(joint: Floats, modality: Modality, pair: tuple[Reading, Reading]) 
 @cache
 def _indicator(factor: str, modality: Modality) -> Floats:
     at = levels(factor, modality)
-    return (at[None] == np.arange(levels_of(factor))[:, None]).astype(float)
+    return np.asarray((at[None] == np.arange(levels_of(factor))[:, None]).astype(float))
 
 
 @cache
