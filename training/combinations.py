@@ -25,6 +25,8 @@ THRESHOLD = 1.1  # a combination is dangerous (PIP) when its rounded RR is above
 SEEDS = {"neutral": 23, "protective": 35}
 # RR of a combination that shares no drug with its nearest pattern: (mean, sd)
 DISJOINT = {"neutral": (1.0, 0.05), "protective": (0.15, 0.1)}
+# the same where drugs must meet: four deviations below the threshold, so that danger is not mostly chance
+APART = {"neutral": (0.9, 0.05), "protective": (0.15, 0.1)}
 SPREAD = 0.1  # sd of RR around what the pattern explains
 DRAWN_DRUGS = 8.7  # drugs of an average combination, of an average pattern too
 
@@ -178,7 +180,7 @@ def _cooccur(recipe: Recipe, share: float, generator: torch.Generator) -> Combin
     needed = torch.where(sizes >= 5, 3, 2)
     met = rows @ patterns.T >= needed
     lifted = torch.where(met, pattern_risk - 1, 0.0).max(1).values
-    far, sd = DISJOINT[recipe.background]
+    far, sd = APART[recipe.background]
     lifted = lifted - _linear_part(rows, lifted)
     noise = torch.normal(torch.zeros(len(rows)), sd, generator=generator)
     return _settled(recipe, rows, far + lifted + noise, patterns, pattern_risk)
