@@ -195,6 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if needy and not asked.run:
         flag = f"--{needy[0]}"
         parser.error(f"{flag} needs --run NAME: episodes are kept in runs/NAME")
+    if asked.workers is not None and (asked.workers < 1 or asked.engine == "local"):
+        parser.error("--workers is at least 1, and for an engine that has workers: --engine ray")
     try:
         found = _compare_with_progress(asked)
         if asked.report:
@@ -233,7 +235,7 @@ def _compare_with_progress(asked: argparse.Namespace) -> list[Row]:
             shipped=asked.shipped,
             options=options,
             engine=engine,
-            run=record.RUNS / asked.run if asked.run else None,
+            run=record.folder_of(asked.run) if asked.run else None,
             resume=asked.resume,
             command=asked.command,
             tick=tick,
@@ -305,7 +307,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--family", default="polypharmacy", help="environment family (default: %(default)s)")
     add("--tables", metavar="DIR", help="a hospital's own tables (default: the shipped ones)")
-    add("--tasks", nargs="+", help="tasks (default: all that are not marked seed)")
+    add("--tasks", nargs="+", help="tasks, or all (default: those not marked seed)")
     add("--agents", nargs="+", help="agents (default: the family's own, and what training makes)")
     add("--shipped", action="store_true", help="by default only agents that the family ships")
     add("--canaries", action="store_true", help="add every degenerate policy of the family")

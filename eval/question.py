@@ -18,12 +18,13 @@ from env_server.contract import (
     Task,
     UnknownAgent,
     did_you_mean,
-    nearest,
 )
 from eval import roster
 from eval.engine import Elsewhere, Engine, seated
 from eval.heldout import Patients, TrainedOnTest, refuse_overlap
 from eval.roster import NotReady, Options, Player
+
+EVERY = "all"  # the name of no task: of all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +62,17 @@ def ask(
     seed0: int = 0,
     episodes: int = 200,
 ) -> Question:
-    """The question, with every name known to be right."""
+    """The question, with every name known to be right. tasks: `["all"]` is every one, seed tasks too."""
     home = registry.get(family) if isinstance(family, str) else family
     if episodes < 1 or seed0 < 0:
         raise RoundsError(
             f"episodes = {episodes}, seed0 = {seed0}: at least one episode, and no seed below 0"
         )
-    chosen = tuple(registry.task(home, name) for name in tasks or _measured_tasks(home))
+    named = home.tasks if tasks == [EVERY] else tasks or _measured_tasks(home)
+    chosen = tuple(registry.task(home, name) for name in dict.fromkeys(named))
     for task in chosen:
         if split not in task.splits:
-            known = ", ".join(task.splits)
-            raise BadSplit(
-                f"{task.name} has no split {split!r}{nearest(split, task.splits)}; splits: {known}"
-            )
+            raise BadSplit(did_you_mean(f"split of {task.name}", split, task.splits))
     return Question(home, chosen, split, seed0, episodes)
 
 
@@ -100,7 +99,7 @@ def enrol(
         players.append(found)
     if not players:
         raise UnknownAgent(
-            f"no agent to compare; {question.family.name} has {question.family.agents}"
+            f"no agent to compare; {question.family.name} has {', '.join(question.family.agents)}"
         )
     return players
 

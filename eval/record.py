@@ -29,8 +29,20 @@ class RunDiffers(RoundsError, ValueError):
     """A run of that name was begun with other settings."""
 
 
+class BadName(RoundsError, ValueError):
+    """A run's name would lead out of runs/."""
+
+
 class BadLine(RoundsError, ValueError):
     """A line of an episodes.jsonl is not an episode."""
+
+
+def folder_of(name: str) -> Path:
+    """Where the run called `name` lies. Raises BadName where that is not below runs/."""
+    given = Path(name)
+    if given.is_absolute() or ".." in given.parts or not given.name:
+        raise BadName(f"--run {name}: runs are kept in {RUNS}/; give a name, like --run mine")
+    return RUNS / given
 
 
 class Record:

@@ -30,6 +30,10 @@ class SameName(RoundsError, ValueError):
     """Two agents of one table would have the same name."""
 
 
+class BadOption(RoundsError, ValueError):
+    """A knob of how models play has a value it cannot have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How models play where the spec leaves it open.
@@ -42,6 +46,16 @@ class Options:
     top_p: float = 1.0
     batch: int = 64
     max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, fine, wanted in (
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("batch", self.batch >= 1, "at least 1"),
+            ("max_new_tokens", (self.max_new_tokens or 1) >= 1, "at least 1"),
+        ):
+            if not fine:
+                raise BadOption(f"{name} = {getattr(self, name)}: it is {wanted}")
 
 
 class Player(Protocol):
@@ -106,7 +120,7 @@ def find(spec: str, family: Family, options: Options | None = None) -> Player:
     if name not in kinds():
         known = (*family.agents, *(kinds()[kind].USAGE for kind in kinds()))
         near = nearest(name, (*family.agents, *kinds()))
-        raise UnknownAgent(f"{family.name} has no agent {name!r}{near}; known: {', '.join(known)}")
+        raise UnknownAgent(f"{family.name} has no agent {name!r}; known: {', '.join(known)}{near}")
     argument = argument or getattr(kinds()[name], "DEFAULT", "")
     if not argument:
         raise UnknownAgent(f"agent {name!r} needs an argument: {kinds()[name].USAGE}")

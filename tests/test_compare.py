@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import NumberLine, Script
@@ -36,7 +37,7 @@ from eval.heldout import Patients, TrainedOnTest, UnreadableSeeds, refuse_overla
 from eval.record import BadLine, RunDiffers, RunExists, read_episodes
 from eval.replay import replay
 from eval.result import Result, result
-from eval.roster import CardPlayer, NotReady, Options, SameName, find
+from eval.roster import BadOption, CardPlayer, NotReady, Options, SameName, find
 from eval.rows import Played, Row
 from eval.rows import rows as rows_of
 from eval.trajectory import Trajectory
@@ -262,6 +263,29 @@ def test_two_agents_of_one_name_and_a_baseline_that_does_not_play_are_refused():
         compare(LINE, ["near"], ["random", "random"], episodes=2)
     with pytest.raises(UnknownAgent, match="no baseline 'heuristic'"):
         compare(LINE, ["near"], ["random"], episodes=2, baseline="heuristic")
+
+
+@pytest.mark.parametrize(
+    ("knobs", "says"),
+    [
+        ({"temperature": -1.0}, "temperature = -1.0: it is 0 or more"),
+        ({"batch": 0}, "batch = 0: it is at least 1"),
+        ({"top_p": 0.0}, "top_p = 0.0: it is above 0"),
+        ({"max_new_tokens": -3}, "max_new_tokens = -3"),
+    ],
+)
+def test_a_knob_that_no_model_could_play_with_is_refused(knobs: dict[str, Any], says: str):
+    with pytest.raises(BadOption, match=says):
+        Options(**knobs)
+
+
+def test_all_is_every_task_and_a_task_named_twice_is_played_once():
+    assert {r.task for r in compare(LINE, ["all"], ["random"], episodes=2)} == {
+        "near",
+        "far",
+        "all",
+    }
+    assert len(compare(LINE, ["near", "near"], ["random"], episodes=2)) == 1
 
 
 def test_wrong_tasks_splits_and_numbers_are_refused_before_anything_is_played():
@@ -552,6 +576,20 @@ def test_the_command_keeps_a_run_and_says_plainly_what_is_wrong(capsys: pytest.C
     assert command.main(asked) == 2
     out, err = capsys.readouterr()
     assert out == "" and "error: runs/first exists" in err
+
+
+@pytest.mark.usefixtures("_number_line")
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "."])
+def test_a_run_stays_in_its_folder(name: str, capsys: pytest.CaptureFixture[str]):
+    assert command.main(["--tasks", "near", "--episodes", "1", "--run", name]) == 2
+    assert "runs are kept in runs/" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_number_line")
+def test_workers_belong_to_an_engine(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        command.main(["--tasks", "near", "--episodes", "1", "--workers", "2"])
+    assert "--engine ray" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_number_line")
