@@ -101,10 +101,14 @@ class Places(nn.Module):
     def forward(self, features_BF: Tensor) -> tuple[Tensor, Tensor]:
         """(logits over all actions, what a value network may look at)."""
         layout = self.layout
-        n = layout.places
-        rows_end = layout.head + n * layout.width
-        rows_BPW = features_BF[:, layout.head : rows_end].view(-1, n, layout.width)
-        asked_BR2 = features_BF[:, rows_end:].view(-1, len(layout.pairs), 2)
+        rows_end = layout.head + layout.places * layout.width
+        rows_BPW = features_BF[:, layout.head : rows_end].view(-1, layout.places, layout.width)
+        # the empty places after the longest list of the batch are left out: two thirds of most work
+        n = max(2, int((rows_BPW[:, :, 0] > 0).sum(1).max()))
+        rows_BPW = rows_BPW[:, :n]
+        kept_R = self.second < n
+        first_R, second_R = self.first[kept_R], self.second[kept_R]
+        asked_BR2 = features_BF[:, rows_end:].view(-1, len(layout.pairs), 2)[:, kept_R]
         names_BP2 = rows_BPW[:, :, :2].long()
         here_BP1 = (names_BP2[:, :, :1] > 0).float()
         table_DH = self.drug.weight + self.known(self.facts)
@@ -117,25 +121,25 @@ class Places(nn.Module):
         )
         summed, product = self.to_sum(place_BPH), self.to_product(place_BPH)
         pair_BRW = torch.relu(
-            summed[:, self.first]
-            + summed[:, self.second]
-            + self.mixed(product[:, self.first] * product[:, self.second])
+            summed[:, first_R]
+            + summed[:, second_R]
+            + self.mixed(product[:, first_R] * product[:, second_R])
             + self.asked(asked_BR2)
         )
-        pair_BRW = pair_BRW * (here_BP1[:, self.first] * here_BP1[:, self.second])
+        pair_BRW = pair_BRW * (here_BP1[:, first_R] * here_BP1[:, second_R])
         heard_BPW = torch.zeros_like(summed)
-        heard_BPW = heard_BPW.index_add(1, self.first, pair_BRW).index_add(1, self.second, pair_BRW)
+        heard_BPW = heard_BPW.index_add(1, first_R, pair_BRW).index_add(1, second_R, pair_BRW)
         place_BPH = torch.relu(self.hear(torch.cat((place_BPH, heard_BPW), 2))) * here_BP1
-        list_BH = place_BPH.sum(1) / n**0.5
+        list_BH = place_BPH.sum(1) / layout.places**0.5
         summary_B2H = torch.cat((list_BH, torch.relu(review_BH)), 1)
         last_BPH = torch.relu(place_BPH + self.list_to_place(summary_B2H)[:, None])
         asking_BRW = torch.relu(pair_BRW + self.pair_from_list(summary_B2H)[:, None])
-        logits = (
-            self.pair(asking_BRW)[:, :, 0],
-            self.change(last_BPH).flatten(1),
-            self.end(summary_B2H),
-        )
-        return torch.cat(logits, 1), summary_B2H
+        asking_BA = features_BF.new_zeros(len(features_BF), len(layout.pairs))
+        asking_BA[:, kept_R] = self.pair(asking_BRW)[:, :, 0]
+        changes_BA = self.change(last_BPH).flatten(1)
+        left_out = (layout.places - n) * layout.kinds
+        changes_BA = nn.functional.pad(changes_BA, (0, left_out))
+        return torch.cat((asking_BA, changes_BA, self.end(summary_B2H)), 1), summary_B2H
 
 
 def build(shape: Shape, encoding: Encoding) -> Mlp | Places:

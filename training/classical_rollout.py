@@ -15,6 +15,7 @@ from torch import Tensor
 
 from env_server.contract import Encoding, Episode, Family, Split
 from eval.policy_net import Mlp, Places, masked
+from training.value_net import Value
 
 Choose = Callable[[Tensor], Tensor]  # masked logits (B, A) -> chosen indices (B,)
 
@@ -27,6 +28,8 @@ class Batch:
     mask_NA: Tensor
     actions_N: Tensor
     to_go_N: Tensor  # discounted reward from this step on
+    expected_N: Tensor  # what the baseline thought it would be; zeros where there was none
+    steps_E: list[int]
     returns_E: list[float]  # undiscounted
     scores_E: list[float]
 
@@ -77,8 +80,10 @@ def roll(
     episodes: Sequence[Episode],
     choose: Choose,
     gamma: float = 1.0,
+    value: Value | None = None,
 ) -> Batch:
     """Play every episode to its end; those that have ended leave the forward pass at once."""
+    expected: list[list[float]] = [[] for _ in episodes]
     seen: list[list[NDArray[np.float32]]] = [[] for _ in episodes]
     masks: list[list[NDArray[np.bool_]]] = [[] for _ in episodes]
     actions: list[list[int]] = [[] for _ in episodes]
@@ -89,15 +94,17 @@ def roll(
         features = [encoding.features(looks[i]) for i in live]
         open_ = [encoding.mask(looks[i]) for i in live]
         with torch.no_grad():
-            logits = policy(torch.from_numpy(np.stack(features)))[0]
+            logits, summary = policy(torch.from_numpy(np.stack(features)))
+            thought = [0.0] * len(live) if value is None else value(summary).tolist()
             chosen = choose(masked(logits, torch.from_numpy(np.stack(open_)))).tolist()
         still = []
-        for i, row, mask, index in zip(live, features, open_, chosen, strict=True):
+        for i, row, mask, index, worth in zip(live, features, open_, chosen, thought, strict=True):
             step = episodes[i].step(encoding.action(looks[i], index))
             seen[i].append(row)
             masks[i].append(mask)
             actions[i].append(index)
             rewards[i].append(step.reward)
+            expected[i].append(worth)
             looks[i] = step.observation
             if not step.done:
                 still.append(i)
@@ -107,6 +114,8 @@ def roll(
         mask_NA=torch.from_numpy(np.stack([row for rows in masks for row in rows])),
         actions_N=torch.tensor([index for indices in actions for index in indices]),
         to_go_N=torch.tensor([left for own in rewards for left in to_go(own, gamma)]),
+        expected_N=torch.tensor([worth for own in expected for worth in own]),
+        steps_E=[len(own) for own in rewards],
         returns_E=[sum(own) for own in rewards],
         scores_E=[episode.score() for episode in episodes],
     )

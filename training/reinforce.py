@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 threads.settle()
 
+ROWS = 512  # positions of one backward pass: what is kept between the passes stays in the cache
 LAST = "last.safetensors"  # the policy after the last update, whatever validation said
 METRICS, CURVE, SEEDS, LESSON = "metrics.jsonl", "curve.png", "seeds.json", "lesson.safetensors"
 
@@ -91,36 +92,67 @@ class Learner:
         """One step up the gradient of the return, less the baseline. progress: of the run, in 0..1."""
         import torch
 
-        from eval.policy_net import masked
-
         config = self.config
-        logits, summary = self.policy(batch.features_NF)
-        logp_NA = torch.log_softmax(masked(logits, batch.mask_NA), 1)
-        taken_N = logp_NA.gather(1, batch.actions_N[:, None])[:, 0]
-        # 0 * -inf is not a number: what is not possible has no share of the entropy
-        possible_NA = logp_NA.masked_fill(~batch.mask_NA, 0.0)
-        entropy = -(possible_NA.exp() * possible_NA * batch.mask_NA).sum(1).mean()
-        expected_N = self.value(summary)
-        advantage_N = batch.to_go_N - expected_N.detach()
+        advantage_N = batch.to_go_N - batch.expected_N
+        if config.attempts > 1:
+            advantage_N = advantage_N - others_luck(batch, config.attempts)
         if config.normalise:
             advantage_N = (advantage_N - advantage_N.mean()) / (advantage_N.std() + 1e-6)
-        value_loss = (expected_N - batch.to_go_N).square().mean()
-        loss = -(advantage_N * taken_N).mean() - config.entropy_coeff * entropy
         self.optimiser.zero_grad()
-        (loss + value_loss).backward()
+        sums = torch.zeros(3)
+        for rows in torch.arange(batch.steps).split(ROWS):
+            parts = self._losses(batch, rows, advantage_N[rows])
+            policy_loss, value_loss, entropy = parts
+            loss = policy_loss + value_loss - config.entropy_coeff * entropy
+            (loss / batch.steps).backward()
+            sums += torch.stack(parts).detach()
         for module in self.modules.values():
             torch.nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = config.lr * (1 - (1 - config.lr_end) * progress)
         self.optimiser.step()
+        policy_loss, value_loss, entropy = (sums / batch.steps).tolist()
         return Figures(
             sum(batch.returns_E) / len(batch.returns_E),
             sum(batch.scores_E) / len(batch.scores_E),
-            loss.item(),
-            value_loss.item(),
-            entropy.item(),
+            policy_loss,
+            value_loss,
+            entropy,
             batch.steps,
         )
+
+    def _losses(
+        self, batch: Batch, rows: torch.Tensor, advantage_R: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sums over these rows: -advantage * log-probability, squared error of the baseline, entropy."""
+        import torch
+
+        from eval.policy_net import masked
+
+        mask_RA = batch.mask_NA[rows]
+        logits, summary = self.policy(batch.features_NF[rows])
+        logp_RA = torch.log_softmax(masked(logits, mask_RA), 1)
+        taken_R = logp_RA.gather(1, batch.actions_N[rows, None])[:, 0]
+        # 0 * -inf is not a number: what is not possible has no share of the entropy
+        possible_RA = logp_RA.masked_fill(~mask_RA, 0.0)
+        entropy = -(possible_RA.exp() * possible_RA * mask_RA).sum()
+        value_loss = (self.value(summary) - batch.to_go_N[rows]).square().sum()
+        return -(advantage_R * taken_R).sum(), value_loss, entropy
+
+
+def others_luck(batch: Batch, attempts: int) -> torch.Tensor:
+    """By how much the other attempts at the same patient beat the baseline at their start, a step each.
+
+    A patient who is better than the baseline can see is so for all attempts; one's own is left out, so
+    that the gradient stays unbiased.
+    """
+    import torch
+
+    lengths_E = torch.tensor(batch.steps_E)
+    starts_E = lengths_E.cumsum(0) - lengths_E
+    luck_PG = (batch.to_go_N - batch.expected_N)[starts_E].view(-1, attempts)
+    others_PG = (luck_PG.sum(1, keepdim=True) - luck_PG) / (attempts - 1)
+    return others_PG.flatten().repeat_interleave(lengths_E)
 
 
 def train(config: ReinforceConfig, progress: Progress | None = None) -> Path:
@@ -228,7 +260,12 @@ class _Run:
         first += config.imitate_patients if config.imitate else 0
         episodes = self.train_patients.batch(first, a_batch, config.attempts)
         batch = roll(
-            learner.policy, learner.encoding, episodes, sample(learner.generator), config.gamma
+            learner.policy,
+            learner.encoding,
+            episodes,
+            sample(learner.generator),
+            config.gamma,
+            learner.value,
         )
         figures = learner.learn(batch, cursor.updates / config.updates)
         cursor = replace(cursor, updates=cursor.updates + 1)
