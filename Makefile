@@ -28,7 +28,7 @@ check: venv ## lint, format, types, import layers and the fast tests
 serve: venv ## the environment server on port 7860
 	$(PY) -m env_server.app --port 7860 $(ARGS)
 
-compare: venv ## every baseline on the same patients, with intervals
+compare: venv ## every agent on the same patients, with intervals
 	$(PY) -m eval.compare $(ARGS)
 
 format: venv ## rewrite the code as ruff wants it

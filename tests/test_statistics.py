@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,9 @@ from bench import statistics
 from bench.promise import Figure
 from bench.statistics import PLANTED, Spread, simulated_tables
 from env_server import registry
+
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +59,23 @@ def test_the_command_prints_every_figure_with_its_promise(capsys: pytest.Capture
     with pytest.raises(SystemExit):
         statistics.main(["--patients", "3"])
     assert code == (0 if all(figure["kept"] for figure in told["figures"]) else 1)
+
+
+def test_the_page_shows_the_figures_of_the_committed_run():
+    kept = json.loads((ROOT / "bench/results/statistics.json").read_text("utf-8"))["figures"]
+    told = {figure["name"]: 100 * figure["value"] for figure in kept}
+    page = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    covered = 0
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        shape = re.split(r": (?:bounded|skewed)", cells[0])[0]
+        for n, cell in zip((30, 100, 500), cells[1:], strict=False):
+            if (expected := told.get(f"covered, n {n}: {shape}")) is not None:
+                assert float(cell.rstrip(" %")) == pytest.approx(expected, abs=0.051), (line, n)
+                covered += 1
+    assert covered == 18
+    for name in ("one slips: 0.03 found", "both slip, one improves: 0.03 found"):
+        assert f"{told[name]:.1f} %" in page or f"{told[name] + 1e-9:.1f} %" in page, name
+    for name in ("both slip", "skewed gaps"):
+        assert f"{told[f'{name}: 0 called a difference'] + 1e-9:.1f} %" in page, name
+        assert f"{told[f'{name}: sd of a gap'] / 100:.3f}".lstrip("0") in page, name

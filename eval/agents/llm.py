@@ -13,6 +13,7 @@ from eval.roster import NotReady, Options
 
 USAGE = "llm:MODEL@URL"
 DEFAULT = "?"  # MODEL_NAME at API_BASE_URL
+IN_TABLE = 40  # without MODEL_NAME an empty row: nothing is asked, and nothing charged, by default
 
 
 def player(argument: str, name: str, options: Options) -> ServedPlayer:
