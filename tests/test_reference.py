@@ -8,7 +8,9 @@ import pytest
 
 from env_server import registry
 from env_server.envs.polypharmacy.reference import Change
-from env_server.envs.polypharmacy.regimen import Regimen
+from env_server.envs.polypharmacy.reference_options import Option
+from env_server.envs.polypharmacy.reference_starts import Standing, Starts
+from env_server.envs.polypharmacy.regimen import Regimen, Slot
 from env_server.envs.polypharmacy.review_case import ReviewCase
 from env_server.seeds import Stream
 
@@ -77,6 +79,41 @@ def optimum_with(case: ReviewCase, budget: int) -> float:
         lambda changes: case._order(changes) is not None,
     )
     return found.value
+
+
+# Three drugs; each new one quarrels with those named.
+LIST = (Slot("a", ""), Slot("b", ""), Slot("c", ""))
+QUARRELS = {"for_a": {"b"}, "for_b": {"a"}, "free": set()}
+
+
+def start_of(drug: str, new: str | None) -> Option:
+    kind = "stop" if new is None else "substitute"
+    slot = None if new is None else Slot(new, "")
+    change = Change(drug, kind, new)  # type: ignore[arg-type]
+    return Option((change,), slot, False, True, 0.0, 1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("plan", "possible"),
+    [
+        ([("a", "for_a"), ("b", None)], True),  # b is stopped, then a replaced
+        ([("a", "for_a"), ("b", "free")], True),
+        ([("a", "for_a"), ("c", None)], False),  # b stays
+        ([("a", "for_a"), ("b", "for_b")], False),  # each waits for the other to leave
+        ([("a", "c"), ("c", None)], False),  # two drugs of one name on the way
+    ],
+)
+def test_a_drug_starts_only_once_those_it_quarrels_with_have_left(
+    plan: list[tuple[str, str | None]], possible: bool
+) -> None:
+    starts = Starts(LIST, lambda new, rest: not QUARRELS.get(new, set()).intersection(rest))
+    standing: Standing | None = Standing()
+    for drug, new in plan:
+        place = "abc".index(drug)
+        later = 0b111 & ~((2 << place) - 1)
+        if standing is not None:
+            standing = starts.after(standing, place, start_of(drug, new), later)
+    assert (standing is not None and not standing.must) == possible
 
 
 def test_the_reference_scores_full_marks_on_every_patient() -> None:

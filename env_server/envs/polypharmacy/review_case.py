@@ -259,18 +259,27 @@ class ReviewCase:
 
     def _order(self, changes: tuple[Change, ...]) -> tuple[Change, ...] | None:
         """An order in which every change is accepted and can be supported, or None."""
-        return self._arrange(self.start, changes)
+        return self._arrange(self.start, changes, set())
 
-    def _arrange(self, regimen: Regimen, left: tuple[Change, ...]) -> tuple[Change, ...] | None:
+    def _arrange(
+        self,
+        regimen: Regimen,
+        left: tuple[Change, ...],
+        dead: set[tuple[tuple[Slot, ...], tuple[Change, ...]]],
+    ) -> tuple[Change, ...] | None:
+        """`dead`: lists from which no order of the changes left was found, however they were reached."""
         if not left:
             return ()
+        if (regimen.slots, left) in dead:
+            return None
         for i, change in enumerate(left):
             if not self._possible(regimen, change):
                 continue
             after = self._after(regimen, change)
-            rest = self._arrange(after, left[:i] + left[i + 1 :])
+            rest = self._arrange(after, left[:i] + left[i + 1 :], dead)
             if rest is not None:
                 return (change, *rest)
+        dead.add((regimen.slots, left))
         return None
 
     def _possible(self, regimen: Regimen, change: Change) -> bool:
