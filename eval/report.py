@@ -41,6 +41,7 @@ WORDS = ("agent", "note")
 COSTS: tuple[tuple[str, Callable[[Row], float | None], bool], ...] = (  # (unit, of, on a log scale)
     ("steps an episode", lambda row: row.steps, False),
     ("sampled tokens an episode", lambda row: row.tokens, True),
+    ("US dollars an episode", lambda row: row.cost_usd, True),
 )
 
 Pictures = tuple[tuple[str, Markup], ...]
@@ -158,7 +159,7 @@ def page(run: Finished, rows: Sequence[Row]) -> Page:
         legend_of_table=table.legend(rows),
         blocks=tuple(_block(b) for b in blocks),
         curves=tuple((t.agent, _curve(t)) for t in run.trainings),
-        failures=tuple(_failures(run)),
+        failures=tuple(_failures(run, present)),
         by_regret=any(r.regret is not None for r in rows),
         episodes_file=f"{run.folder.as_posix()}/{EPISODES}",
         facts=tuple(_facts(run)),
@@ -284,9 +285,10 @@ def sort_key(text: str) -> str:
     return repr(value / 1000 if found[2] else value - (1e-9 if text.startswith("<") else 0.0))
 
 
-def _failures(run: Finished) -> Iterator[Failures]:
+def _failures(run: Finished, present: Iterable[str]) -> Iterator[Failures]:
     for agent, episodes in run.worst.items():
-        yield Failures(agent, tuple(_failure(t, run.agents) for t in episodes))
+        if agent in present:  # a kept run may hold episodes of more agents than were asked for
+            yield Failures(agent, tuple(_failure(t, run.agents) for t in episodes))
 
 
 def _failure(played: Trajectory, agents: JsonObject) -> Failure:

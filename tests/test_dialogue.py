@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ import pytest
 pytest.importorskip("torch", reason="the train extra is not installed")
 
 from env_server import registry
-from env_server.contract import Episode, Step
+from env_server.contract import Episode, Step, canonical
 from eval.chat import ChatTokens
 from eval.dialogue import Limits, converse
 from eval.door import LocalDoor, Lost, Move, Request
 from eval.generate import Completion
+from eval.record import read_episodes
+from eval.replay import replay
 from eval.trajectory import Trajectory
 from prompts.history import replayed
 from training.tiny import size, vocabulary
@@ -157,3 +160,13 @@ def test_the_context_of_a_turn_begins_with_the_context_of_the_last(tokenizer: An
     for (before,), (after,) in zip(said.asked[:-1], said.asked[1:], strict=True):
         assert after[: len(before)] == before
     assert ChatTokens(tokenizer).end == tokenizer.eos_token_id
+
+
+def test_a_recorded_conversation_plays_again_to_the_same_bytes(tokenizer: Any, tmp_path: Path):
+    spoken = played(tokenizer, query_of(0), "hm", FINISH)
+    billed = [replace(t, usage={"requests": 3, "cost_usd": None}) for t in spoken]
+    path = tmp_path / "episodes.jsonl"
+    path.write_bytes(b"".join(canonical(t.to_json()) + b"\n" for t in (*spoken, *billed)))
+    assert all(t.tokens and t.refusals for t in spoken)
+    assert list(replay(path)) == [None] * len(spoken) * 2
+    assert list(read_episodes(path))[-1] == billed[-1]

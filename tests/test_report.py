@@ -89,6 +89,12 @@ def test_the_worst_episodes_of_an_agent_are_those_with_the_largest_regret(run: P
     assert [t.outcome["regret"] for t in kept] == regrets[:2]
 
 
+def test_agents_that_are_not_in_the_rows_have_no_episodes_on_the_page(run: Path):
+    rows = [row for row in read_rows(run) if row.agent != "random"]
+    assert "random" not in {f.name for f in page(read(run), rows).failures}
+    assert "random" in {f.name for f in page(read(run), read_rows(run)).failures}
+
+
 def test_who_failed_nowhere_has_no_worst_episodes(run: Path):
     assert "reference" not in read(run).worst
 
