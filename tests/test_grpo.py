@@ -215,3 +215,13 @@ def test_cases_go_round_the_tasks_and_never_repeat() -> None:
         ("review_budgeted", 11),
         ("review_easy", 12),
     ]
+
+
+def test_four_bits_without_a_gpu_or_without_adapters_are_refused_in_words(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(start, tmp_path / "a", quantize=True)) == 2
+    assert "lora_r is 0" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert main(flags(start, tmp_path / "b", quantize=True, lora_r=4)) == 2
+        assert "needs a GPU" in capsys.readouterr().err

@@ -98,7 +98,7 @@ def _trainer(
     from transformers.utils import logging as transformers_logging
     from trl import GRPOTrainer
 
-    from training import watch
+    from training import importance, watch
     from training.rollout import episode_return, score
     from training.sft import load_start
 
@@ -107,7 +107,7 @@ def _trainer(
     torch.set_num_threads(settings.cpu_threads)
     set_seed(config.seed)
     cpu = config.use_cpu or not torch.cuda.is_available()
-    model, tokenizer = load_start(settings.model, settings.lora_r > 0, cpu)
+    model, tokenizer = load_start(settings.model, settings.lora_r > 0, cpu, settings.quantize)
     config.output_dir = str(run / "checkpoints")
     config.reward_weights = [settings.return_weight, settings.score_weight]
     rewards: list[Any] = [episode_return, score]
@@ -118,7 +118,7 @@ def _trainer(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    trainer = GRPOTrainer(
+    trainer = importance.weighed(GRPOTrainer)(
         model=model,
         processing_class=tokenizer,
         reward_funcs=rewards,

@@ -72,6 +72,10 @@ class GrpoSettings:
     )
     lora_r: int = _knob(0, "Rank of LoRA adapters on every linear layer; 0 trains all weights.")
     lora_alpha: int = _knob(32, "Scale of the adapters.")
+    quantize: bool = _knob(
+        False,
+        "QLoRA: the frozen weights in 4 bits (NF4, double quantised); wants a GPU and lora_r.",
+    )
     env_url: str = _knob("", "A running environment server; empty starts one for this run.")
     in_process: bool = _knob(False, "Play in this process, without a server.")
     seats: int = _knob(64, "Episodes that live on the server at once.")
@@ -88,6 +92,8 @@ class GrpoSettings:
             raise ConfigError(
                 f"validation_temperature is {self.validation_temperature}; it must be 0 or more"
             )
+        if self.quantize and not self.lora_r:
+            raise ConfigError("quantize is true and lora_r is 0: only adapters can learn on 4 bits")
         if self.style not in ("", "brief", "full"):
             raise ConfigError(f"style {self.style!r} is none of brief, full or empty")
         if not self.tasks:
@@ -118,7 +124,22 @@ def parse(argv: Sequence[str]) -> tuple[GrpoSettings, GRPOConfig]:
     if left:
         flags = [f"--{name}" for name in known]
         raise ConfigError(f"no flag {left[0]!r}{nearest(left[0], flags)}")
+    _weigh(settings, config, {*values, *(word.lstrip("-").partition("=")[0] for word in rest)})
     return settings, config
+
+
+def _weigh(settings: GrpoSettings, config: GRPOConfig, told: set[str]) -> None:
+    """Choose how vLLM's probabilities are corrected by how long episodes can get."""
+    from env_server import registry
+    from training.importance import chosen
+
+    if not config.use_vllm:
+        return
+    home = registry.get(settings.family)
+    turns = max((home.tasks[t].max_steps for t in settings.tasks if t in home.tasks), default=8)
+    mode = chosen(told, settings.answer_tokens, turns)
+    if mode is not None:
+        config.vllm_importance_sampling_mode = mode
 
 
 def _refuse(message: str) -> None:

@@ -176,8 +176,11 @@ def _starting_point(config: SftConfig, run: Path) -> str:
     return str(built)
 
 
-def load_start(start: str, lora: bool, cpu: bool) -> tuple[Any, Any]:
-    """(model, tokenizer) from a folder or the Hub. Raises BadRun where there is nothing to load."""
+def load_start(start: str, lora: bool, cpu: bool, quantize: bool = False) -> tuple[Any, Any]:
+    """(model, tokenizer) from a folder or the Hub. Raises BadRun where there is nothing to load.
+
+    quantize: in 4 bits (QLoRA); wants a GPU and bitsandbytes.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -186,7 +189,9 @@ def load_start(start: str, lora: bool, cpu: bool) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(start)
         model = AutoModelForCausalLM.from_pretrained(
-            start, dtype=torch.bfloat16 if half else torch.float32
+            start,
+            dtype=torch.bfloat16 if half else torch.float32,
+            **({"quantization_config": _four_bits(cpu)} if quantize else {}),
         )
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -197,6 +202,25 @@ def load_start(start: str, lora: bool, cpu: bool) -> tuple[Any, Any]:
     if not tokenizer.chat_template:
         raise BadRun(f"the tokenizer of {start!r} has no chat template; take an instruct model")
     return model, tokenizer
+
+
+def _four_bits(cpu: bool) -> Any:
+    """QLoRA's quantisation. Raises BadRun where it cannot run."""
+    from importlib.util import find_spec
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if cpu:
+        raise BadRun("quantize (QLoRA) needs a GPU and there is none; leave it out on a CPU")
+    if find_spec("bitsandbytes") is None:
+        raise BadRun("quantize (QLoRA) needs bitsandbytes: pip install 'rounds[qlora]'")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def _kind(config: SftConfig) -> Callable[..., Any] | None:
