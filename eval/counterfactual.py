@@ -44,7 +44,7 @@ def choices(
 
     Raises AnotherWorld where the episode does not repeat.
     """
-    episode = family.begin(recorded.task, recorded.seed, recorded.split)  # type: ignore[arg-type]
+    episode = family.begin(recorded.task, recorded.seed, recorded.split)
     for number, turn in enumerate(recorded.turns, start=1):
         if episode.done:
             raise AnotherWorld(f"{_name(recorded)}: over after {number - 1} of its recorded turns")

@@ -72,7 +72,7 @@ def play_again(recorded: Trajectory, family: Family) -> JsonObject:
     What only the player knows (its words, tokens and time) is taken over; a lost episode has no
     score or outcome to compare.
     """
-    episode = family.begin(recorded.task, recorded.seed, recorded.split)  # type: ignore[arg-type]
+    episode = family.begin(recorded.task, recorded.seed, recorded.split)
     body = recorded.to_json()
     turns = list(_turns_again(recorded, episode, family))
     body |= {"version": family.version, "turns": [turn.to_json() for turn in turns]}
