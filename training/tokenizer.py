@@ -35,6 +35,14 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
 
+# where an answer begins and ends, for servers that read it back: without it they assume the template
+# that models of the same architecture usually have, and repeat the whole prompt before the answer
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<|assistant|>",
+    "fields": {"content": {"close": END, "content": "text"}},
+}
+
 # words keep the blank before them, as in most vocabularies; digits go in pairs at most
 _PIECES = r" ?[A-Za-z_]+| ?[0-9]{1,2}| ?[^\sA-Za-z_0-9]+|\s+"
 _NUMBER = r"(?<=[:,\[])-?[0-9][0-9.eE+-]*"
@@ -85,6 +93,7 @@ def learn(
         additional_special_tokens=list(ROLES),
         clean_up_tokenization_spaces=False,
         padding_side="left",
+        response_template=RESPONSE_TEMPLATE,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
