@@ -30,20 +30,16 @@ if TYPE_CHECKING:
 
 Legal = Callable[[], Sequence[Action]]
 
-# readings that are worth their price anywhere, cheapest first: what a practitioner works through
+# one look at each question, cheapest first: what a practitioner works through
 CHECKLIST: Final = (
     order("literature_search", focus="efficacy"),
     order("literature_search", focus="druggability"),
     order("literature_search", focus="safety"),
-    order("literature_search", focus="clinical"),
-    order("competitor_landscape"),
     order("query_expression", database="GTEx"),
     order("differential_expression", dataset="TCGA_vs_GTEx"),
-    order("protein_interaction_network", source="STRING"),
-    order("protein_structure_lookup", source="PDB"),
     order("druggability_screen", library="fragment"),
-    order("clinical_trial_lookup", registry="ClinicalTrials.gov"),
     order("toxicity_panel", panel="general"),
+    order("clinical_trial_lookup", registry="ClinicalTrials.gov"),
     order("off_target_screen", panel="proteome_wide"),
     order("patient_stratification", feature="mutation"),
     order("crispr_knockout", panel="disease_matched"),
@@ -282,12 +278,12 @@ class BuyAll:
 
 
 class LookupCertain:
-    """One look into the literature, then certainty."""
+    """The source document's own first move, a look into GTEx, then certainty."""
 
     def act(self, observation: Observation, legal: Legal) -> DrugTargetAction:
         seen = cast(ValidationObservation, observation)
         if not seen.bought:
-            return order("literature_search", focus="efficacy")
+            return order("query_expression", database="GTEx")
         return report("go" if mean_vote(seen.findings) > 0 else "no_go", 1.0)
 
 

@@ -74,6 +74,7 @@ class ValidationEpisode:
     redundant: int = 0
     _observed: tuple[Observed, ...] = ()
     _potential: float = 0.0
+    _p_go: float | None = None
     _outcome: Mapping[str, Any] | None = field(default=None, repr=False)
     _score: float | None = None
     _last: tuple[float, Mapping[str, float], Refusal | None] = (0.0, NOTHING, None)
@@ -309,23 +310,25 @@ class ValidationEpisode:
         return parts
 
     def _stands(self) -> float:
-        return rubrics.potential(self._posterior(), self.books(with_posterior=False))
+        return rubrics.potential(self._posterior(), self.spent, self.case.credits, self.steps)
 
     def _posterior(self) -> float:
         """The exact chance of go; readings are taken in when it is asked for."""
-        if self._observed:
+        if self._observed or self._p_go is None:
             self.belief = self.belief.after(self._observed)
             self._observed = ()
-        return self.belief.p_go
+            # products are summed in another order on another processor: the last digits are not kept
+            self._p_go = round(self.belief.p_go, 12)
+        return self._p_go
 
-    def books(self, with_posterior: bool = True) -> Books:
-        """What the rubrics grade; the posterior costs a sum over all states and may be left out."""
+    def books(self) -> Books:
+        """What the rubrics grade."""
         case = self.case
         wrong = sum(1 for word in self.flagged if case.profile[AT[FLAGGABLE[word]]] != 0)
         return Books(
             go=case.decision == "go",
             report=self.report,
-            posterior=self._posterior() if with_posterior else 0.5,
+            posterior=self._posterior(),
             spent=self.spent,
             budget=case.credits,
             steps=self.steps,

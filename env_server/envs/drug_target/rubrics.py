@@ -87,15 +87,17 @@ def skill(p: float, go: bool) -> float:
 
 def proper(books: Books) -> float:
     """The whole proper return, in units of skill: strictly proper in the reported probability."""
-    found = running(books) + PRICES.flag * (books.flags_right - books.flags_wrong)
+    found = running(books.spent, books.budget, books.steps) + PRICES.flag * (
+        books.flags_right - books.flags_wrong
+    )
     found += PRICES.report * skill(books.report.p_go if books.report else 0.5, books.go)
     found += PRICES.evidence * skill(books.posterior, books.go)
     return found - penalties(books)
 
 
-def running(books: Books) -> float:
+def running(spent: int, budget: int, steps: int) -> float:
     """What has been paid on the way: credits and steps. Flags are settled at the end: now they would tell."""
-    return -PRICES.credits * books.spent / books.budget - PRICES.step * books.steps
+    return -PRICES.credits * spent / budget - PRICES.step * steps
 
 
 def penalties(books: Books) -> float:
@@ -140,13 +142,13 @@ def score(books: Books, rubric: Rubric) -> float:
     return on_scale(proper(books))
 
 
-def potential(posterior: float, books: Books) -> float:
+def potential(posterior: float, spent: int, budget: int, steps: int) -> float:
     """Where a validation stands: the skill of what is known, less what it has cost. 0 at the start.
 
     What dense steps pay is the change of it, and the end gives all of it back: over an episode they
     sum to nothing, and the return is the score.
     """
-    return SLOPE * (1 - 4 * posterior * (1 - posterior) + running(books))
+    return SLOPE * (1 - 4 * posterior * (1 - posterior) + running(spent, budget, steps))
 
 
 def log_loss(p: float, go: bool) -> float:

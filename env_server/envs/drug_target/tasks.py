@@ -44,6 +44,9 @@ class Validation:
 def _tier(
     tier: Tier, credits: int, quality: dict[Quality, float], summary: str, difficulty: Difficulty
 ) -> Validation:
+    # beyond the easy tier a checklist does about as well as saying nothing: that is what makes it hard,
+    # so canaries are measured from the reference there. Margins are in score; 0.1 is 0.47 of skill
+    easy = tier == "easy"
     task = Task(
         f"target_{tier}",
         FAMILY,
@@ -51,6 +54,8 @@ def _tier(
         MAX_STEPS,
         summary,
         splits=SPLITS,
+        margin=0.05 if easy else 0.1,
+        yardstick="heuristic" if easy else "reference",
     )
     return Validation(task, tier, credits, MappingProxyType(quality))
 
@@ -76,14 +81,14 @@ VALIDATIONS: Final[Mapping[str, Validation]] = MappingProxyType(
             _tier(
                 "hard",
                 28,
-                {"clean": 0.1, "typical": 0.4, "poor": 0.2, "hyped": 0.3},
+                {"clean": 0.05, "typical": 0.35, "poor": 0.3, "hyped": 0.3},
                 "A target that is not what it looks like at first; 28 credits, often hyped data.",
                 "hard",
             ),
             _tier(
                 "very_hard",
                 26,
-                {"clean": 0.1, "typical": 0.4, "poor": 0.4, "hyped": 0.1},
+                {"clean": 0.0, "typical": 0.3, "poor": 0.6, "hyped": 0.1},
                 "Good biology behind a difficult pocket: a hidden site decides; 26 credits.",
                 "very_hard",
             ),

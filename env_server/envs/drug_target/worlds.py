@@ -35,15 +35,15 @@ NO, GO = 0, 1  # first axis of every prior
 # What programmes look like where nothing is known of gene and cancer; chosen, not measured.
 POPULATION: Final[Mapping[Factor, tuple[float, ...]]] = MappingProxyType(
     {
-        "expr": (0.25, 0.35, 0.40),
-        "spec": (0.35, 0.35, 0.30),
-        "dep": (0.25, 0.35, 0.40),
-        "drug": (0.20, 0.35, 0.45),
+        "expr": (0.35, 0.35, 0.30),
+        "spec": (0.40, 0.35, 0.25),
+        "dep": (0.35, 0.35, 0.30),
+        "drug": (0.30, 0.35, 0.35),
         "allo": (0.60, 0.40),
-        "sel": (0.25, 0.40, 0.35),
-        "tox": (0.25, 0.40, 0.35),
-        "clin": (0.25, 0.45, 0.30),
-        "strat": (0.55, 0.45),
+        "sel": (0.35, 0.40, 0.25),
+        "tox": (0.35, 0.40, 0.25),
+        "clin": (0.30, 0.45, 0.25),
+        "strat": (0.60, 0.40),
     }
 )
 
