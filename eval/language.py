@@ -161,13 +161,15 @@ def model_folder(given: str, marker: str, how: str) -> Path:
     if find_spec("torch") is None or find_spec("transformers") is None:
         raise NotReady("playing a model needs torch and transformers: pip install -e '.[train]'")
     places = [Path(given), *(Path(given) / inside for inside in INSIDE)]
-    found = next((place for place in places if (place / marker).is_file()), None)
-    if found is None:
-        state = f"no {marker} in {given}" if Path(given).is_dir() else f"there is no folder {given}"
-        raise NotReady(f"{state}; {how}")
-    if not any(any(found.glob(pattern)) for pattern in WEIGHTS):
-        raise NotReady(f"{found} has a {marker} but no weights; {how}")
-    return found
+    marked = [place for place in places if (place / marker).is_file()]
+    # a run keeps its settings as config.json too: only weights beside it make it a model's
+    whole = [place for place in marked if any(any(place.glob(w)) for w in WEIGHTS)]
+    if whole:
+        return whole[0]
+    if marked:
+        raise NotReady(f"{marked[0]} has a {marker} but no weights; {how}")
+    state = f"no {marker} in {given}" if Path(given).is_dir() else f"there is no folder {given}"
+    raise NotReady(f"{state}; {how}")
 
 
 def fingerprint(folder: Path, head: int = 1 << 20) -> str:

@@ -159,8 +159,15 @@ def notes(rows: Sequence[Row]) -> list[str]:
             told.setdefault((row.agent, row.note), []).append(row.task)
     tasks = {row.task for row in rows} - {ALL_TASKS}
     return [
-        f"{agent}{'' if len(where) == len(tasks) else ' on ' + ', '.join(where)}: {note}"
-        for (agent, note), where in told.items()
+        *(
+            f"{agent}{'' if len(where) == len(tasks) else ' on ' + ', '.join(where)}: {note}"
+            for (agent, note), where in told.items()
+        ),
+        *(
+            f"{row.agent} over all tasks: {row.note}"
+            for row in rows
+            if row.task == ALL_TASKS and row.note and row.n
+        ),
     ]
 
 

@@ -34,6 +34,7 @@ from eval.compare import compare
 from eval.engine import NoEngine, Unplayed, engine
 from eval.episode import NeverEnded, play, take_turn
 from eval.heldout import Patients, TrainedOnTest, UnreadableSeeds, refuse_overlap, trained_on
+from eval.language import model_folder
 from eval.record import BadLine, RunDiffers, RunExists, read_episodes
 from eval.replay import replay
 from eval.result import Result, result
@@ -243,6 +244,15 @@ def test_a_folder_without_weights_says_so(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}")
     (row,) = compare(LINE, ["near"], [f"m=local:{tmp_path}"], episodes=2)
     assert "but no weights" in row.note
+
+
+def test_the_settings_of_a_run_are_not_taken_for_its_model(tmp_path: Path):
+    model = tmp_path / "grpo" / "model"
+    model.mkdir(parents=True)
+    (tmp_path / "grpo" / "config.json").write_text('{"max_steps": 110}')
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"weights")
+    assert model_folder(str(tmp_path / "grpo"), "config.json", "make run") == model
 
 
 @pytest.mark.parametrize(
@@ -535,7 +545,8 @@ def test_a_remark_is_made_once_with_the_tasks_it_is_about():
     rows = compare(LINE, ["near", "far"], ["random", "near_only", "m=local:nowhere"], episodes=3)
     remarks = table.notes(rows)
     assert remarks[0].startswith("m: there is no folder nowhere")
-    assert remarks[1:] == ["near_only on far: does not play this task"]
+    assert remarks[1] == "near_only on far: does not play this task"
+    assert remarks[2:] == ["near_only over all tasks: 1 of 2 tasks"]
     assert all(remark in table.markdown(rows) for remark in remarks)
     assert "Fewer than 100 patients" in table.legend(rows)
 
