@@ -31,15 +31,17 @@ def create_app(
     idle_s: float = 1800.0,
     families: Sequence[Family] | None = None,
     agent: str | None = None,
+    bandit: str | None = None,
 ) -> FastAPI:
     """The ASGI application; `family` has the root, every family its place under /envs/<name>.
 
     `families` replaces those the registry finds; `agent` answers /agent/suggest (None: each family's
-    heuristic). Raises UnknownFamily for a `family` not among them.
+    heuristic), `bandit` is the trained folder behind /bandit (None: where the demo leaves it).
+    Raises UnknownFamily for a `family` not among them.
     """
     from fastapi import FastAPI
 
-    from env_server import http_door, registry, suggest_door
+    from env_server import bandit_door, http_door, registry, suggest_door
     from env_server.contract import UnknownFamily, did_you_mean
     from env_server.play import Play
     from env_server.sessions import SessionTable
@@ -65,6 +67,7 @@ def create_app(
             app.include_router(suggest_door.routes(play, advice))
         app.include_router(http_door.routes(play), prefix=f"/envs/{one.name}")
         app.include_router(suggest_door.routes(play, advice), prefix=f"/envs/{one.name}")
+    app.include_router(bandit_door.routes(bandit or bandit_door.SNAPSHOT))
     app.state.table = table
     return app
 
@@ -92,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 capacity=options.capacity,
                 idle_s=options.idle_s,
                 agent=options.agent,
+                bandit=options.bandit,
             )
             _warm()
         except (
@@ -190,6 +194,11 @@ def _parser() -> argparse.ArgumentParser:
         "--agent",
         default=os.environ.get("SUGGEST_AGENT") or None,
         help="who answers /agent/suggest, as in eval.compare (default: SUGGEST_AGENT, else heuristic)",
+    )
+    parser.add_argument(
+        "--bandit",
+        metavar="DIR",
+        help="the trained bandit behind /bandit, e.g. runs/bandit/review_easy (default: the demo's)",
     )
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="warning"
