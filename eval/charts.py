@@ -267,7 +267,7 @@ def _placed(
     points: Sequence[tuple[float, float, str]], left: float
 ) -> list[tuple[tuple[float, float], str]]:
     """((x, y), anchor) of each label: right of its mark, or left, or moved until it touches no other."""
-    boxes = [(px - 7, py + 4, 14.0) for px, py, _ in points]  # no label on another one's mark
+    boxes = [(px - 5, py + 4, 10.0) for px, py, _ in points]  # no label on another one's mark
     found: list[tuple[tuple[float, float], str]] = []
     for px, py, label in points:
         wide = 6.3 * len(_cut(label, 22))

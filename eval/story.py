@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from env_server import registry
-from env_server.contract import Family, JsonObject
+from env_server.contract import Family, JsonObject, Refusal
 from eval.trajectory import Trajectory, Turn
 from prompts import render
+from prompts.parse import spell
 from prompts.render import Style
 from prompts.words import MissingWords
 
@@ -57,9 +58,12 @@ def tell(trajectory: Trajectory, family: Family | None = None, style: Style = "f
     return Story(_briefing(home, trajectory.task, style), moments, ending)
 
 
-def spelled(action: JsonObject) -> str:
-    """An action as the prompts teach it: compact JSON, fields in the action's own order."""
-    return json.dumps(action, separators=(",", ":"), ensure_ascii=False)
+def spelled(action: JsonObject, family: Family) -> str:
+    """An action as the prompts teach it, or its compact JSON where the family no longer reads it."""
+    read = family.action_from_json(action)
+    if isinstance(read, Refusal):
+        return json.dumps(action, separators=(",", ":"), ensure_ascii=False)
+    return spell(read)
 
 
 def _moments(trajectory: Trajectory, family: Family, style: Style) -> Iterator[Moment]:
@@ -69,17 +73,17 @@ def _moments(trajectory: Trajectory, family: Family, style: Style) -> Iterator[M
         seen = (
             _opening(family, now, style) if before is None else _update(family, before, now, style)
         )
-        yield _moment(number, seen, turn)
+        yield _moment(number, seen, turn, family)
         before = now
 
 
-def _moment(number: int, seen: str, turn: Turn) -> Moment:
+def _moment(number: int, seen: str, turn: Turn, family: Family) -> Moment:
     refusal = f"{turn.refusal['kind']}: {turn.refusal['why']}" if turn.refusal else None
     return Moment(
         number=number,
         seen=seen,
         text=turn.text,
-        action=None if turn.action is None else spelled(turn.action),
+        action=None if turn.action is None else spelled(turn.action, family),
         refusal=refusal,
         reward=turn.reward,
         parts=tuple((name, value) for name, value in turn.parts.items() if value),

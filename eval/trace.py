@@ -87,7 +87,7 @@ def show(
     console.print(Rule(_heading(played), align="left"))
     story = tell(played, home)
     for moment, found in zip(story.moments, choices(played, home, policy), strict=True):
-        _show_moment(moment, found, console, most)
+        _show_moment(moment, found, home, console, most)
     if story.ending:
         console.print(_inset(visible(story.ending), "dim"))
     if played.lost is not None:
@@ -116,7 +116,7 @@ def _sums(played: Trajectory) -> str:
 
 
 def _show_moment(
-    moment: Moment, found: Sequence[Choice], console: Console, most: int | None
+    moment: Moment, found: Sequence[Choice], home: Family, console: Console, most: int | None
 ) -> None:
     console.print(Text(f"turn {moment.number}", style="bold cyan"))
     console.print(_inset(visible(moment.seen), "dim"))
@@ -127,7 +127,7 @@ def _show_moment(
     console.print(_inset(visible(f"did:  {did}   {moment.reward:+.4f} ({parts or 'nothing'})")))
     if moment.refusal:
         console.print(_inset(visible(f"refused: {moment.refusal}"), "red"))
-    console.print(_inset(_menu(found, most)))
+    console.print(_inset(_menu(found, home, most)))
     console.print()
 
 
@@ -135,7 +135,7 @@ def _inset(shown: RenderableType, style: str = "none") -> Padding:
     return Padding(shown, (0, 2), style=style, expand=False)
 
 
-def _menu(found: Sequence[Choice], most: int | None) -> Table:
+def _menu(found: Sequence[Choice], home: Family, most: int | None) -> Table:
     """The legal actions, best first."""
     far = any(choice.to_go is not None for choice in found)
     menu = Table(box=None, padding=(0, 1), show_edge=False)
@@ -150,7 +150,7 @@ def _menu(found: Sequence[Choice], most: int | None) -> Table:
             "▶" if choice.taken else "",
             f"{choice.reward:+.4f}",
             *later,
-            spelled(choice.action),
+            spelled(choice.action, home),
         ]
         menu.add_row(*map(Text, cells), style="bold" if choice.taken else "")
     if left := len(found) - len(kept):
