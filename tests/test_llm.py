@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -358,6 +358,11 @@ def test_without_model_or_key_the_row_says_what_to_set() -> None:
     assert isinstance(found, ServedPlayer) and found.name == "mine"
     assert found.model.asking.answer_tokens == 7
     assert kind.USAGE.startswith("llm:")
+
+
+def test_the_page_lists_every_knob() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "llm.md").read_text("utf-8")
+    assert [each.name for each in fields(Asking) if f"`{each.name}`" not in page] == []
 
 
 def test_limits_a_minute_spread_requests_and_tokens() -> None:

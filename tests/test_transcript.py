@@ -85,6 +85,14 @@ def test_every_start_has_its_end_whatever_breaks(fault: h.Fault, capsys: Any) ->
     assert there.url in err
 
 
+def test_the_three_tasks_take_at_most_sixty_answers(capsys: Any) -> None:
+    with hostile(always=h.says("no")) as there:  # two minutes at two seconds each
+        assert main(["--agent", served(there)]) == 0
+    assert len(there.bodies) == 60
+    ends = [line for line in lines(capsys) if line.startswith("[END]")]
+    assert [line.split("steps=")[1].split()[0] for line in ends] == ["10", "20", "30"]
+
+
 def test_a_run_ends_within_its_time_though_the_server_hangs(capsys: Any) -> None:
     ask = '{"action_type":"propose_intervention"}'
     with hostile([h.says(ask)], always=h.hang) as there:
