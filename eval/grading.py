@@ -22,8 +22,9 @@ SEPARATION = 0.05
 MOST_RETURN = 10.0  # beyond, what is graded (at most 1) drowns in the other parts of the reward
 LEAST_SPREAD = 0.01
 LEAST_DISTINCT = 6
+MOST_PATIENTS = 0.9  # a reference that is not exact may be unlucky on some
 Z95 = 1.96
-LEVELS = ("easy", "medium", "hard")
+LEVELS = ("easy", "medium", "hard", "very_hard")
 
 
 def oracle_max(subject: Subject) -> Finding:
@@ -32,7 +33,7 @@ def oracle_max(subject: Subject) -> Finding:
     card, oracle = subject.oracle(), subject.reference()
     if card is None or oracle is None:
         return judged(check, task, False, None, "a reference", "the family ships no reference")
-    others = [p for p in [*subject.shipped(), *subject.degenerate()] if p.name != card.name]
+    others = subject.others()
     if task not in card.exact_on:
         best = max(others, key=lambda p: p.score)
         lead = oracle.score - best.score
@@ -42,7 +43,7 @@ def oracle_max(subject: Subject) -> Finding:
             lead >= -ORACLE_TOLERANCE,
             lead,
             f"mean lead of the reference >= -{ORACLE_TOLERANCE}",
-            f"reference {oracle.score:.3f} (not exact here), best other {best.name} {best.score:.3f}",
+            f"{oracle.name} {oracle.score:.3f} (not exact here), best other {best.name} {best.score:.3f}",
         )
     excess, seed, who = max(
         (score - oracle.scores[seed], seed, p.name)
@@ -154,22 +155,23 @@ def reward_reachability(subject: Subject) -> Finding:
     silent = next(p for p in subject.degenerate() if p.name == "*silent")
     pays = [a > b for a, b in zip(oracle.returns, silent.returns, strict=True)]
     promised = [o.get("score_best") for o in oracle.outcomes]
+    reached = [max(p.scores[at] for p in subject.references()) for at in range(len(promised))]
     kept = [
-        s >= best - ORACLE_TOLERANCE
-        for s, best in zip(oracle.scores, promised, strict=True)
+        score >= best - ORACLE_TOLERANCE
+        for score, best in zip(reached, promised, strict=True)
         if isinstance(best, int | float)
     ]
     exact = task in card.exact_on
     share = fmean(kept) if kept else None
-    holds = fmean(pays) == 1 and (share is None or share >= (1.0 if exact else 0.9))
+    least = 1.0 if exact else MOST_PATIENTS
+    holds = fmean(pays) >= least and (share is None or share >= least)
     told = f"score_best reached on {share:.0%}" if share is not None else "no score_best is told"
     return judged(
         check,
         task,
         holds,
         min(fmean(pays), 1.0 if share is None else share),
-        f"the reference earns more than silence on every patient, and score_best on"
-        f" {'all' if exact else '>= 0.9'} of them",
+        f"score_best, and more than silence earns, on {'all' if exact else f'>= {least}'} patients",
         f"{told}, more than silence on {fmean(pays):.0%}",
     )
 
@@ -181,7 +183,8 @@ def variance_bound(subject: Subject) -> Finding:
     if not players:
         return judged(check, task, False, None, "two agents", "neither random nor heuristic")
     scores = [score for p in players for score in p.scores]
-    everyone = [*subject.shipped(), *subject.degenerate()]
+    oracle = subject.reference()
+    everyone = [*subject.others(), *([] if oracle is None else [oracle])]
     largest = max(abs(value) for p in everyone for value in p.returns)
     outside = [s for p in everyone for s in p.scores if not SCORE_FLOOR <= s <= SCORE_CEILING]
     distinct, spread = len({round(s, 9) for s in scores}), pstdev(scores)

@@ -12,6 +12,7 @@ from typing import Any
 
 from env_server.contract import (
     Action,
+    Agent,
     AgentCard,
     Episode,
     Family,
@@ -22,8 +23,7 @@ from env_server.contract import (
     Task,
 )
 from env_server.seeds import Stream
-from eval import roster
-from eval.episode import take_turns
+from eval.episode import SLACK, NeverEnded
 
 NOT_AN_ANSWER = Refusal("malformed", "no action could be read")
 MOST_FORMS = 12  # of an action space, that a one-track policy is made of each
@@ -56,6 +56,7 @@ class Subject:
     patients: int
     split: Split = "validation"
     _played: dict[str, Played] = field(default_factory=dict)
+    _endings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def begin(self, seed: int) -> Episode:
         return self.family.begin(self.task.name, seed, self.split)
@@ -81,29 +82,35 @@ class Subject:
         return self.play(cards[0]) if cards else None
 
     def oracle(self) -> AgentCard | None:
-        """The best reference of this task."""
-        return roster.reference(self.family, self.task)
+        """The reference that is exact on this task, or else the one that scores best."""
+        cards = self.cards("reference")
+        exact = [card for card in cards if self.task.name in card.exact_on]
+        return exact[0] if exact else max(cards, key=lambda c: self.play(c).score, default=None)
 
     def reference(self) -> Played | None:
         card = self.oracle()
         return None if card is None else self.play(card)
 
-    def shipped(self) -> list[Played]:
-        """Every shipped agent that plays this task."""
-        roles = ("random", "heuristic", "canary", "reference")
-        return [self.play(card) for role in roles for card in self.cards(role)]
+    def references(self) -> list[Played]:
+        return [self.play(card) for card in self.cards("reference")]
+
+    def others(self) -> list[Played]:
+        """Everybody but the references: what the family ships, and the thoughtless."""
+        roles = ("random", "heuristic", "canary")
+        shipped = [self.play(card) for role in roles for card in self.cards(role)]
+        return [*shipped, *self.degenerate()]
 
     def degenerate(self) -> list[Played]:
         """Every thoughtless policy that this action space has, none of them the family's own."""
-        words = words_of(self.family.action_schema())
-        policies: dict[str, Callable[[Episode], Any]] = {
+        words, endings = words_of(self.family.action_schema()), self._endings
+        policies: dict[str, Callable[[Episode], Agent]] = {
             "*silent": lambda _: Thoughtless(lambda legal: NOT_AN_ANSWER),
             "*first_legal": lambda _: Thoughtless(lambda legal: legal[0]),
             "*last_legal": lambda _: Thoughtless(lambda legal: legal[-1]),
-            "*finish_at_once": lambda episode: OneTrack(episode, None, words),
+            "*finish_at_once": lambda episode: OneTrack(episode, None, words, endings),
         }
         for form in self._forms(words):
-            policies["*only " + " ".join(form)] = _one_track(form, words)
+            policies["*only " + " ".join(form)] = _one_track(form, words, endings)
         return [
             self.play(AgentCard(name, "canary", make, "a thoughtless policy"))
             for name, make in policies.items()
@@ -117,12 +124,21 @@ class Subject:
 
 
 def _over(card: AgentCard, episodes: Sequence[Episode]) -> Played:
-    returns = []
-    for episode in episodes:
-        turns, _ = take_turns(episode, card)
-        returns.append(sum(turn.reward for turn in turns))
+    returns = [_return(card, episode) for episode in episodes]
     scores = tuple(episode.score() for episode in episodes)
     return Played(card.name, scores, tuple(returns), tuple(e.outcome() for e in episodes))
+
+
+def _return(card: AgentCard, episode: Episode) -> float:
+    """Play to the end, without the record that nobody reads here. Raises NeverEnded."""
+    agent, paid, limit = card.make(episode), 0.0, episode.task.max_steps + SLACK
+    while not episode.done:
+        if episode.steps >= limit:
+            raise NeverEnded(
+                f"{card.name} on {episode.task.name}: {episode.steps} steps and not done"
+            )
+        paid += episode.step(agent.act(episode.observe(), episode.legal_actions)).reward
+    return paid
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +160,7 @@ class OneTrack:
     episode: Episode
     form: tuple[str, ...] | None
     words: frozenset[str]
-    ending: tuple[str, ...] | None = None
+    endings: dict[str, tuple[str, ...]]  # the form that ended an episode of a task before
 
     def act(
         self, observation: Observation, legal: Callable[[], Sequence[Action]]
@@ -158,16 +174,19 @@ class OneTrack:
 
     def _end(self, open_: Sequence[Action]) -> Action:
         """The first action that ends the episode, tried on copies; else the first of all."""
-        likely = sorted(open_, key=lambda a: form_of(a, self.words) != self.ending)
+        task = self.episode.task.name
+        likely = sorted(open_, key=lambda a: form_of(a, self.words) != self.endings.get(task))
         for action in likely:
             if self.episode.copy().step(action).done:
-                self.ending = form_of(action, self.words)
+                self.endings[task] = form_of(action, self.words)
                 return action
         return open_[0]
 
 
-def _one_track(form: tuple[str, ...], words: frozenset[str]) -> Callable[[Episode], OneTrack]:
-    return lambda episode: OneTrack(episode, form, words)
+def _one_track(
+    form: tuple[str, ...], words: frozenset[str], endings: dict[str, tuple[str, ...]]
+) -> Callable[[Episode], Agent]:
+    return lambda episode: OneTrack(episode, form, words, endings)
 
 
 def words_of(schema: Any) -> frozenset[str]:
