@@ -7,7 +7,9 @@ One protocol for both. Knows nothing of who plays; an episode that the server lo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Protocol, TypeAlias, cast
 
 from env_server import registry
@@ -172,3 +174,37 @@ class MixedDoor:
             places.setdefault(id(self._doors[task]), []).append(i)
         for found in places.values():
             yield self._doors[tasks[found[0]]], found
+
+
+class ClockedDoor:
+    """Any door, with the seconds spent behind it: what the environment costs a rollout."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self.seats = door.seats
+        self.seconds = 0.0
+
+    def family_of(self, task: str) -> Family:
+        return self._door.family_of(task)
+
+    def begin(self, task: str, seed: int, split: Split) -> Episode:
+        return self._door.begin(task, seed, split)
+
+    def begin_many(self, requests: Sequence[Request]) -> list[Episode | Lost]:
+        with self._running():
+            return self._door.begin_many(requests)
+
+    def step_many(self, moves: Sequence[Move]) -> list[Step | Lost]:
+        with self._running():
+            return self._door.step_many(moves)
+
+    def close(self) -> None:
+        self._door.close()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += perf_counter() - began

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from env_server.contract import Family, RoundsError, Split
 from eval.dialogue import Limits, converse
-from eval.door import Door, Request
+from eval.door import ClockedDoor, Door, Request
 from eval.generate import Generate, TransformersGenerate
 from eval.trajectory import Trajectory
 from prompts.render import Style
@@ -118,7 +118,7 @@ class Rollout:
     def __init__(
         self, door: Door, settings: RolloutSettings, curriculum: Curriculum | None = None
     ) -> None:
-        self._door = door
+        self._door = ClockedDoor(door)
         self.settings = settings
         self.curriculum = curriculum
         self.last: list[Trajectory] = []
@@ -130,12 +130,16 @@ class Rollout:
         TRL repeats each prompt `num_generations` times before it calls this.
         """
         requests = [request_of(prompt, self.curriculum) for prompt in prompts]
-        began = perf_counter()
+        began, self._door.seconds = perf_counter(), 0.0
         with asking(trainer, self.settings.limits) as generate:
             self.last = self.play(requests, generate, trainer.processing_class)
         self.report = report(self.last, perf_counter() - began)
         self._check_losses()
-        figures = {**self.report.figures(), **self._learned(trainer)}
+        figures = {
+            **self.report.figures(),
+            "environment_s": self._door.seconds,
+            **self._learned(trainer),
+        }
         table = rows(self.last, trainer.processing_class.eos_token_id)
         return {**table, "batch": [figures] * len(self.last)}
 
