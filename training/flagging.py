@@ -37,9 +37,15 @@ class Asked:
 
 def probability(model: NeuralTS, features: Rows, asked: Asked, remember: bool) -> Floats:
     """(N,) chance that each row's RR passes; rows that were asked are judged by their answers too."""
-    mean = model.mean(features).astype(np.float64)
-    variance = model.variance(features).astype(np.float64) + model.scatter(mean) ** 2
-    if remember and len(asked.rows):
+    mean = model.mean(features)
+    variance = model.variance(features) + model.scatter(mean) ** 2
+    return probability_of(mean, variance, asked if remember else None)
+
+
+def probability_of(mean: Floats, variance: Floats, asked: Asked | None) -> Floats:
+    """(N,) chance to pass of normal beliefs, after the answers in `asked` where they are given."""
+    mean, variance = mean.astype(np.float64), variance.astype(np.float64)
+    if asked is not None and len(asked.rows):
         _condition(mean, variance, asked)
     chance: Floats = ndtr((mean - PASSED) / np.sqrt(np.maximum(variance, 1e-12)))
     return chance
