@@ -102,6 +102,8 @@ def _played(stage: Stage, task: str, seed: int, told: _Told) -> float:
 
     if stage.stopped is not None:
         raise OutOfTime(stage.stopped)
+    if not stage.player.plays(stage.family.tasks[task]):
+        raise RoundsError(f"{stage.player.name} does not play this task")
     family = watched(stage.family, told.step, stage.begin)
     with _alarm(stage.ends_at - monotonic()):
         found = next(iter(stage.player.play(family, task, stage.split, [seed])), None)
@@ -208,10 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0 where every episode came to its end, 1 where one did not, 2 where none could begin."""
     asked = _parser().parse_args(argv)
     out = sys.stdout
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _leave)  # so that whoever ends us has an END too
     try:
-        with redirect_stdout(sys.stderr), _connected(asked) as connection:
+        with redirect_stdout(sys.stderr), _ended_in_order(), _connected(asked) as connection:
             stage = _stage(asked, out, connection)
             tasks = _tasks(asked, stage.family)
             endings = perform(stage, tasks, range(asked.seed0, asked.seed0 + asked.episodes))
@@ -229,8 +229,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if unfinished else 0
 
 
-def _leave(*_: object) -> None:
-    raise SystemExit(143)
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Whoever ends this program with SIGTERM is given an END too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 
 import hostile_llm as h
 import pytest
+from fakes import NumberLine
 from hostile_llm import FINISH, Hostile, hostile
 from servers import serving_here
 
@@ -105,6 +106,7 @@ def test_a_run_ends_within_its_time_though_the_server_hangs(capsys: Any) -> None
     assert "--deadline-s" in err
 
 
+@pytest.mark.slow  # a process of its own, with everything it imports
 def test_a_program_that_is_ended_still_says_end() -> None:
     with hostile(always=h.hang) as there:
         command = [sys.executable, "inference.py", "--agent", served(there)]
@@ -187,6 +189,21 @@ def test_a_viewer_finds_the_latest_step_in_the_live_file(tmp_path: Path, capsys:
     assert told["done"] is True and told["step"] == len(steps) == len(told["rewards"])
     assert told["task"] == "easy_screening" and told["observation"]["done"] is True
     assert os.listdir(live.parent) == ["state.json"]
+
+
+@pytest.mark.parametrize("family", registry.names())
+def test_any_family_is_played_aloud(family: str, capsys: Any) -> None:
+    task = next(iter(registry.get(family).tasks))
+    assert main(["--agent", "random", "--family", family, "--tasks", task]) == 0
+    said = lines(capsys)
+    assert said[0] == f"[START] task={task} env={family} model=random"
+    assert END.fullmatch(said[-1])
+
+
+def test_an_agent_that_does_not_play_a_task_says_so(capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(registry, "get", lambda name: NumberLine())
+    assert main(["--agent", "near_only", "--family", "number_line", "--tasks", "far"]) == 1
+    assert "does not play this task" in capsys.readouterr().err
 
 
 def test_numbers_are_rounded_and_zero_has_no_sign() -> None:
