@@ -31,7 +31,10 @@ RESET = {"task_id": "review_easy", "seed": 4, "split": "train"}
 @contextmanager
 def door(agent: str | None = None, **settings: Any) -> Iterator[httpx.Client]:
     app = server.create_app(families=[FAMILY, NumberLine()], agent=agent, **settings)
-    with serving_here(app, ws_max_size=2**20) as url, httpx.Client(base_url=url) as http:
+    with (
+        serving_here(app, ws_max_size=2**20) as url,
+        httpx.Client(base_url=url, timeout=60) as http,
+    ):
         yield http
 
 
