@@ -278,10 +278,12 @@ SMALL: tuple[tuple[str, tuple[str, ...], int], ...] = (
 )
 
 
-def small_problems() -> list[Figure]:
+def small_problems(only: Sequence[str] = ()) -> list[Figure]:
     """The better of the two myopic planners against exact expectimax on five sub-problems."""
     figures = []
     for name, assays, budget in SMALL:
+        if only and name not in only:
+            continue
         offers = tuple(
             Offer(ASSAYS[a].variants[-1 if a == "binding_site_analysis" else 0], ASSAYS[a].cost)
             for a in assays

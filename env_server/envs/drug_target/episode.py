@@ -23,7 +23,7 @@ from env_server.contract import (
     Step,
     Task,
 )
-from env_server.envs.drug_target import channels, rubrics, rules
+from env_server.envs.drug_target import channels, rubrics, rules, tasks
 from env_server.envs.drug_target.actions import (
     ASSAYS,
     FLAG,
@@ -82,7 +82,7 @@ class ValidationEpisode:
 
     @property
     def task(self) -> Task:
-        return self.case.validation.task
+        return tasks.graded(self.case.validation.task.name, self.rubric)
 
     @property
     def credits(self) -> int:

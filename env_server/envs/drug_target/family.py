@@ -27,7 +27,7 @@ from env_server.envs.drug_target.agents import CARDS
 from env_server.envs.drug_target.episode import ValidationEpisode
 from env_server.envs.drug_target.generator import BadOption, Case, Options
 from env_server.envs.drug_target.rubrics import RUBRICS, Rubric
-from env_server.envs.drug_target.tasks import FAMILY, VALIDATIONS
+from env_server.envs.drug_target.tasks import FAMILY, TASKS, graded, parted
 
 VERSION = "0.1.0"
 
@@ -41,7 +41,7 @@ class DrugTarget:
         "Drug target validation: buy evidence with credits, then report go or no_go and how sure."
     )
     default_task = "target_medium"
-    tasks: Mapping[str, Task] = MappingProxyType({n: v.task for n, v in VALIDATIONS.items()})
+    tasks: Mapping[str, Task] = TASKS
     agents: Mapping[str, AgentCard] = MappingProxyType({card.name: card for card in CARDS})
 
     def begin(
@@ -50,13 +50,13 @@ class DrugTarget:
         seed: int = 0,
         split: Split = "train",
         *,
-        rubric: Rubric = "proper_dense",
+        rubric: Rubric | None = None,
         scenario: str | None = None,
         kappa: float | None = None,
         anonymise: bool = False,
         budget: int | None = None,
     ) -> ValidationEpisode:
-        """A fresh validation of the case of (task, seed, split).
+        """A fresh validation of the case of (task, seed, split), graded by `rubric` or the task's own.
 
         Raises UnknownTask, BadSplit, UnknownScenario, BadOption.
         """
@@ -64,7 +64,8 @@ class DrugTarget:
         if split not in chosen.splits:
             raise BadSplit(did_you_mean(f"{chosen.name} split", split, chosen.splits))
         options = Options(scenario, kappa, anonymise, budget)
-        return start(generator.begin(chosen.name, seed, split, options), rubric)
+        tier, own = parted(chosen.name)
+        return start(generator.begin(tier, seed, split, options), rubric or own)
 
     def action_from_json(self, payload: object) -> Action | Refusal:
         return actions.from_json(payload)
@@ -103,7 +104,8 @@ def start(case: Case, rubric: Rubric) -> ValidationEpisode:
 
     if rubric not in RUBRICS:
         raise BadOption(did_you_mean("rubric", str(rubric), cast(tuple[str, ...], RUBRICS)))
-    name = f"{case.validation.task.name}-{case.split}-{case.seed}"
+    task = graded(case.validation.task.name, rubric)
+    name = f"{task.name}-{case.split}-{case.seed}"
     return ValidationEpisode(case, case.seed, case.split, name, rubric, opening(case.modality))
 
 

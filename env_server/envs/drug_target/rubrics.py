@@ -32,8 +32,8 @@ class Prices:
 
 PRICES: Final = Prices()
 # The score is the proper return on an affine scale: nothing is cut off, so it stays proper.
-# Lowest: certain and wrong, posterior certain and wrong, all credits, all steps, eight wrong flags.
-LOWEST: Final = -3.5
+# Lowest: certain and wrong, posterior certain and wrong, all credits, all steps, eight wrong flags: -3.5.
+LOWEST: Final = -3.6
 HIGHEST: Final = 1.2
 FLOOR, CEILING = 0.001, 0.999
 

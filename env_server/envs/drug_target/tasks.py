@@ -1,17 +1,20 @@
 """The four tiers of target validation: what may be spent, how good the data are, where cases lie.
 
-Knows what makes a tier hard, not how a case is drawn from it.
+A task is a tier, or a tier and a rubric: `target_medium:seed` is the same cases graded another way, so a
+task's name is all that it takes to play it again. Knows what makes a tier hard, not how a case is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from types import MappingProxyType
 from typing import Final, Literal
 
 from data.drug_target.records import Quality
 from env_server.contract import Difficulty, Task
+from env_server.envs.drug_target.rubrics import RUBRICS, Rubric
 
 FAMILY: Final = "drug_target"
 MAX_STEPS: Final = 18
@@ -96,3 +99,43 @@ VALIDATIONS: Final[Mapping[str, Validation]] = MappingProxyType(
     }
 )
 TIERS: Final = tuple(v.tier for v in VALIDATIONS.values())
+
+
+DEFAULT_RUBRIC: Final[Rubric] = RUBRICS[0]
+
+
+class Tasks(Mapping[str, Task]):
+    """The tiers by name; `tier:rubric` is understood as well, and not listed."""
+
+    def __getitem__(self, name: str) -> Task:
+        tier, rubric = parted(name)
+        return graded(tier, rubric)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VALIDATIONS)
+
+    def __len__(self) -> int:
+        return len(VALIDATIONS)
+
+
+def parted(name: str) -> tuple[str, Rubric]:
+    """(tier's task, rubric) of a task's name. Raises KeyError where either is unknown."""
+    tier, _, wanted = name.partition(":")
+    for rubric in RUBRICS:
+        if tier in VALIDATIONS and (
+            wanted == rubric or (wanted == "" and rubric == DEFAULT_RUBRIC)
+        ):
+            return tier, rubric
+    raise KeyError(name)
+
+
+@cache
+def graded(tier: str, rubric: Rubric) -> Task:
+    """The task of a tier under a rubric; the default rubric is not spelled."""
+    task = VALIDATIONS[tier].task
+    if rubric == DEFAULT_RUBRIC:
+        return task
+    return replace(task, name=f"{tier}:{rubric}", seed=rubric.startswith("seed"))
+
+
+TASKS: Final[Mapping[str, Task]] = Tasks()
