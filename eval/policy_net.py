@@ -44,7 +44,7 @@ class Shape:
     n_actions: int
 
 
-class Mlp(nn.Module):
+class Mlp(nn.Module):  # type: ignore[misc]  # torch is not followed
     """Three layers on the whole feature vector: the source documents' policy."""
 
     def __init__(self, size: int, hidden: int, n_actions: int) -> None:
@@ -63,7 +63,7 @@ class Mlp(nn.Module):
         return self.layers(features_BF), features_BF
 
 
-class Places(nn.Module):
+class Places(nn.Module):  # type: ignore[misc]
     """Scores every pair and every change from its own places: what holds for a drug holds wherever it stands.
 
     A place is the sum of what is known of its drug (learned, and linear in its facts), of its

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -165,9 +166,10 @@ def test_a_run_killed_and_resumed_ends_as_if_never_killed(
         return learned(self, batch, progress)  # type: ignore[arg-type]
 
     config = short(tmp_path / "killed", imitate=("heuristic",), imitate_patients=20)
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+    with monkeypatch.context() as patched:
         patched.setattr(Learner, "learn", dies)
-        train_on(LINE, config)
+        with pytest.raises(SystemExit):
+            train_on(LINE, config)
     killed = train_on(LINE, config)
 
     for name in ("checkpoint", "policy", "last"):
@@ -273,9 +275,10 @@ def test_a_policy_for_other_features_is_refused(tmp_path: Path) -> None:
 # -- presets ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["seed", "demo", "best"])
-def test_a_preset_is_a_valid_config(name: str) -> None:
-    config = load(ROOT / "configs" / "reinforce" / f"{name}.yaml", ReinforceConfig)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "reinforce").glob("*.yaml")), ids=str)
+def test_a_preset_is_a_valid_config(path: Path) -> None:
+    config = load(path, ReinforceConfig)
+    assert path.stem.partition(".")[2] in ("", config.task)
     Learner(replace(config, task="easy_screening"), REVIEWS)
 
 
@@ -291,11 +294,23 @@ def test_the_seed_preset_is_what_the_source_documents_trained() -> None:
     assert (config.episodes, config.batch_size, config.print_every) == (200, 5, 10)
 
 
+def asked(**given: str) -> argparse.Namespace:
+    flags = dict.fromkeys(f.name for f in fields(ReinforceConfig))
+    return argparse.Namespace(**{**flags, "preset": "best", "config": "", **given})
+
+
 def test_all_means_every_task_and_an_unknown_one_stops_before_the_first() -> None:
-    config = ReinforceConfig(task="all")
-    assert [c.task for c in reinforce.tasks_of(config)] == list(REVIEWS.tasks)
+    assert [c.task for c in reinforce.runs_of(asked(task="all"))] == list(REVIEWS.tasks)
     with pytest.raises(UnknownTask, match="did you mean 'review_easy'"):
-        reinforce.tasks_of(replace(config, task="easy_screening,review_eazy"))
+        reinforce.runs_of(asked(task="easy_screening,review_eazy"))
+
+
+def test_a_task_with_a_preset_of_its_own_gets_it_and_flags_win() -> None:
+    review, seed = reinforce.runs_of(asked(task="review_easy,easy_screening", lr="0.5"))
+
+    assert review.imitate == ("reference",) and seed.imitate == ()
+    assert review.lr == seed.lr == 0.5
+    assert review.output == seed.output == "runs/reinforce"
 
 
 def test_a_wrong_knob_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,7 +318,7 @@ def test_a_wrong_knob_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ReinforceConfig(task="near", batch_size=5, attempts=2)
     assert reinforce.main(["--preset", "seed", "--network", "transformer"]) == 2
     assert "'mlp', 'places'" in capsys.readouterr().err
+    path = tmp_path / "wrong.yaml"
+    path.write_text("task: near\ngamma: 2\n")
     with pytest.raises(ConfigError, match="gamma is 2"):
-        path = tmp_path / "wrong.yaml"
-        path.write_text("task: near\ngamma: 2\n")
         load(path, ReinforceConfig)

@@ -6,6 +6,7 @@ Patients of the train split alone are played; the policy that scores best on val
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import threading
@@ -391,11 +392,30 @@ def _write_json(path: Path, body: Mapping[str, object]) -> None:
     path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
-def tasks_of(config: ReinforceConfig) -> list[ReinforceConfig]:
-    """A config for each task that `task` names. Raises UnknownTask before anything is trained."""
+PRESETS = Path("configs/reinforce")
+
+
+def runs_of(asked: argparse.Namespace) -> list[ReinforceConfig]:
+    """A config for each task that is asked for, all known to be right before anything is trained.
+
+    A preset may have a file for one task beside its own: best.easy_screening.yaml. Raises ConfigError,
+    UnknownTask.
+    """
+    if asked.preset:
+        asked.config = str(PRESETS / f"{asked.preset}.yaml")
+    config = flags.resolve(ReinforceConfig, asked)
     family = registry.get(config.family)
     named = list(family.tasks) if config.task == "all" else config.task.split(",")
-    return [replace(config, task=registry.task(family, name.strip()).name) for name in named]
+    runs = []
+    for task in [registry.task(family, name.strip()).name for name in named]:
+        own = PRESETS / f"{asked.preset}.{task}.yaml"
+        values = {
+            **vars(asked),
+            "task": task,
+            "config": str(own if own.is_file() else asked.config),
+        }
+        runs.append(flags.resolve(ReinforceConfig, argparse.Namespace(**values)))
+    return runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -403,18 +423,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         ReinforceConfig,
         "python -m training.reinforce",
         "REINFORCE with a learned baseline, vectorised over episodes.",
-        config="configs/reinforce/demo.yaml",
+        config=str(PRESETS / "demo.yaml"),
     )
     parser.add_argument(
         "--preset",
         choices=("seed", "demo", "best"),
-        help="short for --config configs/reinforce/...",
+        help=f"short for --config {PRESETS}/PRESET.yaml, or PRESET.TASK.yaml where there is one",
     )
     asked = parser.parse_args(argv)
-    if asked.preset:
-        asked.config = f"configs/reinforce/{asked.preset}.yaml"
     try:
-        runs = tasks_of(flags.resolve(ReinforceConfig, asked))
+        runs = runs_of(asked)
     except (ConfigError, RoundsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
