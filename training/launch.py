@@ -271,7 +271,7 @@ def arguments() -> argparse.ArgumentParser:
 def _visible() -> list[str]:
     """GPUs this process may use, as CUDA_VISIBLE_DEVICES or nvidia-smi tells."""
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told is not None:
+    if told:
         return [gpu for gpu in told.split(",") if gpu]
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
