@@ -23,7 +23,8 @@ from markupsafe import Markup
 
 from env_server.contract import JsonObject, RoundsError
 from eval import charts, table
-from eval.finished import Finished, Training, read, read_rows
+from eval.finished import Finished, read, read_rows
+from eval.learned import Training
 from eval.record import EPISODES, RUNS
 from eval.result import result
 from eval.rows import ALL_TASKS, Row
@@ -158,7 +159,7 @@ def page(run: Finished, rows: Sequence[Row]) -> Page:
         costs=tuple(_costs(told)),
         legend_of_table=table.legend(rows),
         blocks=tuple(_block(b) for b in blocks),
-        curves=tuple((t.agent, _curve(t)) for t in run.trainings),
+        curves=tuple((f"{t.agent} · {t.folder.name}", _curve(t)) for t in run.trainings),
         failures=tuple(_failures(run, present)),
         by_regret=any(r.regret is not None for r in rows),
         episodes_file=f"{run.folder.as_posix()}/{EPISODES}",

@@ -16,7 +16,8 @@ from fakes import NumberLine
 from env_server.contract import canonical
 from eval import charts, report
 from eval.compare import compare
-from eval.finished import NotFinished, lines, read, read_rows, training
+from eval.finished import NotFinished, read, read_rows
+from eval.learned import journals, lines, training
 from eval.record import read_episodes
 from eval.report import page, rendered, smoothed, sort_key, write
 from eval.rows import Row
@@ -185,18 +186,39 @@ def test_cells_sort_by_what_they_mean(texts: list[str], ordered: list[str]):
     assert sorted(texts, key=lambda text: float(sort_key(text))) == ordered
 
 
-def test_a_curve_is_found_above_the_folder_of_its_model(tmp_path: Path):
-    model = tmp_path / "grpo" / "model"
-    model.mkdir(parents=True)
-    records = [{"step": i, "score": i / 10, "loss": 1.0} for i in range(5)]
-    body = "".join(json.dumps(r) + "\n" for r in records)
-    (tmp_path / "grpo" / "metrics.jsonl").write_text(body + '{"step": 5, "sc')
-    found = training("grpo", model)
-    assert found is not None
-    assert (found.unit, found.figure) == ("step", "score")
-    assert found.noisy == tuple((float(i), i / 10) for i in range(5))
-    assert training("none", tmp_path / "other" / "x" / "y" / "z") is None
-    assert len(lines(tmp_path / "grpo" / "metrics.jsonl")) == 5
+def journal(folder: Path, records: list[dict[str, Any]], name: str = "metrics.jsonl") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("".join(json.dumps(r) + "\n" for r in records))
+    return folder
+
+
+def test_a_curve_is_found_above_the_folder_of_its_model_or_in_folders_inside_it(tmp_path: Path):
+    run = journal(tmp_path / "a" / "grpo", [{"step": 1, "loss": 2.0}])
+    assert list(journals(run / "checkpoints" / "40")) == [run]
+    each = [journal(tmp_path / "b" / "ppo" / task, []) for task in ("easy", "hard")]
+    assert list(journals(tmp_path / "b" / "ppo")) == each
+    assert list(journals(tmp_path / "none")) == []
+
+
+def test_every_trainers_looks_at_validation_are_told_from_its_steps(tmp_path: Path):
+    steps = [{"step": i, "score": i / 10, "loss": 1.0} for i in (1, 2)]
+    look = {"step": 2, "score": 0.9}
+    grpo = journal(journal(tmp_path / "g", steps), [look], "validation.jsonl")
+    reinforce = journal(tmp_path / "r", [*steps, look | {"stage": "validation"}])
+    ppo = journal(tmp_path / "p", [steps[0], steps[1] | {"validation": 0.9}])
+    for home in (grpo, reinforce, ppo):
+        found = training("x", home)
+        assert found is not None
+        assert (found.unit, found.figure) == ("step", "score")
+        assert (found.noisy, found.looks) == (((1.0, 0.1), (2.0, 0.2)), ((2.0, 0.9),))
+    assert training("x", journal(tmp_path / "other", [{"seconds": 3.0}])) is None
+
+
+def test_a_journal_cut_short_is_read_as_far_as_it_goes(tmp_path: Path):
+    run = journal(tmp_path, [{"step": 1, "score": 0.1}])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "sc')
+    assert lines(run / "metrics.jsonl") == [{"step": 1, "score": 0.1}]
 
 
 def test_learning_curves_of_the_agents_folders_are_drawn(run: Path, tmp_path: Path):
