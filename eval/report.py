@@ -231,9 +231,10 @@ def _costs(blocks: Iterable[Sequence[Row]]) -> Iterator[tuple[str, Markup]]:
 
 
 def _curve(told: Training) -> Markup:
+    few = len(told.noisy) < 3 * SMOOTHED  # a mean over so few would only lag behind them
     series = [
-        charts.Curve("training", "noisy", told.noisy),
-        charts.Curve("running mean", "smooth", smoothed(told.noisy)),
+        charts.Curve("training", "smooth" if few else "noisy", told.noisy),
+        charts.Curve("running mean", "smooth", () if few else smoothed(told.noisy)),
         charts.Curve("validation", "looks", told.looks),
     ]
     drawn = [curve for curve in series if curve.points]
