@@ -17,8 +17,9 @@ from eval.agents import ppo as players
 from eval.compare import compare
 from eval.heldout import Patients, TrainedOnTest, refuse_overlap, trained_on
 from eval.roster import NotReady, Options
-from training import ppo, ppo_learner, watch
+from training import ppo, ppo_learner
 from training.ppo import PpoConfig
+from training.progress import Interrupted, lines
 from training.run_folder import BadRun
 
 LINE = cast(Family, NumberLine())
@@ -47,7 +48,7 @@ def random_score(patients: int) -> float:
 
 
 def validations(run: Path) -> list[float]:
-    return [line["validation"] for line in watch.lines(run / "metrics.jsonl")]
+    return [line["validation"] for line in lines(run / "metrics.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_the_policy_that_is_kept_is_the_best_on_validation_patients(learned: Pat
 def test_a_run_leaves_its_curve_its_config_and_whom_it_has_seen(learned: Path) -> None:
     assert {"config.yaml", "seeds.json", "metrics.jsonl", "policy.safetensors",
             "checkpoint.zip", "learning_curve.png"} <= {p.name for p in learned.iterdir()}  # fmt: skip
-    line = watch.lines(learned / "metrics.jsonl")[-1]
+    line = lines(learned / "metrics.jsonl")[-1]
     assert line["step"] >= 2_000 and line["refusal_share"] == 0.0
     assert trained_on(learned) == (Patients("number_line", "near", "train", 0, 1_000_000),)
 
@@ -106,53 +107,30 @@ def test_the_numbers_that_are_kept_play_as_the_learner_does(algo: Any, tmp_path:
 
 def test_a_stopped_run_goes_on_from_its_checkpoint_to_its_last_step(tmp_path: Path) -> None:
     settings = config(tmp_path, steps=3_000, validate_every=500)
-    stop_after(settings, 1_000)
     run = tmp_path / "near"
-    before = watch.lines(run / "metrics.jsonl")
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        ppo.train(settings, family=LINE, asked=AfterSteps(run / "metrics.jsonl", 1_000))
+    before = lines(run / "metrics.jsonl")
     assert 1_000 <= before[-1]["step"] < 3_000
 
     ppo.train(settings, family=LINE)
 
-    after = watch.lines(run / "metrics.jsonl")
+    after = lines(run / "metrics.jsonl")
     assert after[: len(before)] == before and after[-1]["step"] >= 3_000
     steps = [line["step"] for line in after]
     assert steps == sorted(set(steps))
     assert actor.read(run / ppo.POLICY).about.score == max(validations(run))
 
 
-def stop_after(settings: PpoConfig, steps: int) -> None:
-    """Run in a thread of its own, as a user who presses Ctrl-C once so many steps are done."""
-    raised: list[BaseException] = []
+class AfterSteps(threading.Event):
+    """A request to stop that is made once the run has noted so many steps."""
 
-    def work() -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(watch, "stoppable", lambda: Asked(settings, steps))
-            try:
-                ppo.train(settings, family=LINE)
-            except watch.Interrupted as stopped:
-                raised.append(stopped)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert raised and "the same command goes on" in str(raised[0])
-
-
-class Asked:
-    """A request to stop that is made once the run's metrics reach a step."""
-
-    def __init__(self, settings: PpoConfig, steps: int) -> None:
-        self._journal, self._steps = Path(settings.output) / "near" / "metrics.jsonl", steps
-        self.asked = self
-
-    def __enter__(self) -> Asked:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
+    def __init__(self, journal: Path, steps: int) -> None:
+        super().__init__()
+        self._journal, self._steps = journal, steps
 
     def is_set(self) -> bool:
-        told = watch.lines(self._journal)
+        told = lines(self._journal)
         return bool(told) and bool(told[-1]["step"] >= self._steps)
 
 

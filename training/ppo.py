@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from configs.loader import ConfigError
 from env_server import registry
 from env_server.contract import Family, RoundsError, task_of
 from eval.heldout import Patients
 from training import flags, threads
+from training.progress import Interrupted, Progress, line, lines
 from training.run_folder import BadRun, open_run
-
-if TYPE_CHECKING:
-    from training.watch import Progress
 
 threads.settle()
 
@@ -95,13 +94,17 @@ class PpoConfig:
 
 
 def train(
-    config: PpoConfig, progress: Progress | None = None, family: Family | None = None
+    config: PpoConfig,
+    progress: Progress | None = None,
+    family: Family | None = None,
+    asked: threading.Event | None = None,
 ) -> Path:
     """Learn, or go on where the folder's checkpoint left off; the run's folder, policy inside.
 
-    family: the one that has the task, unless given. A resumed run draws other patients and other
-    numbers than one that was never stopped: Stable-Baselines3 keeps weights and optimizer, not its
-    generators. Raises BadRun, RoundsError, or Interrupted once the checkpoint is written.
+    family: the one that has the task, unless given. asked: set it, and the run stops after its step.
+    A resumed run draws other patients and other numbers than one that was never stopped:
+    Stable-Baselines3 keeps weights and optimizer, not its generators. Raises BadRun, RoundsError, or
+    Interrupted once the checkpoint is written.
     """
     _demand_libraries()
     if family is None:
@@ -111,7 +114,7 @@ def train(
     _write_seeds(run, config, family)
     from training import ppo_learner
 
-    ppo_learner.learn(run, config, family, progress)
+    ppo_learner.learn(run, config, family, progress, asked or threading.Event())
     picture(run, config)
     return run
 
@@ -132,8 +135,6 @@ def _write_seeds(run: Path, config: PpoConfig, family: Family) -> None:
 
 def picture(run: Path, config: PpoConfig) -> None:
     """The learning curve as PNG: training episodes as sampled, validation patients played greedily."""
-    from training.watch import lines
-
     looks = lines(run / METRICS)
     if find_spec("matplotlib") is None or not looks:
         return
@@ -172,15 +173,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, RoundsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from training import watch
-
     try:
-        with watch.line() as progress:
+        with line() as progress:
             run = train(config, progress)
     except RoundsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except watch.Interrupted as stopped:
+    except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return 130
     print(run)

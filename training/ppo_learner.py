@@ -6,6 +6,7 @@ Imports Stable-Baselines3 and torch at once, so it is itself imported late. Know
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from statistics import fmean
@@ -21,31 +22,36 @@ from env_server.contract import Family, Split
 from env_server.task_env import TaskEnv
 from eval import actor
 from eval.actor import About, Actor
-from training import watch
+from training.progress import Interrupted, Progress, lines, stoppable
 from training.run_folder import BadRun
 
 if TYPE_CHECKING:
     from training.ppo import PpoConfig
-    from training.watch import Progress
 
 LEARNERS: dict[str, Any] = {"maskable_ppo": MaskablePPO, "ppo": PPO, "dqn": DQN}
 ACTIVATION = torch.nn.Tanh
 
 
-def learn(run: Path, config: PpoConfig, family: Family, progress: Progress | None) -> None:
+def learn(
+    run: Path,
+    config: PpoConfig,
+    family: Family,
+    progress: Progress | None,
+    asked: threading.Event,
+) -> None:
     """Bring the run in `run` to its last step. Raises Interrupted, BadRun on a broken checkpoint."""
     torch.set_num_threads(1)  # networks this small lose to their own threads: 72 s became 1.7 s
     model = _model(run, config, family)
     left = config.steps - model.num_timesteps
-    with watch.stoppable() as stop:
-        looks = Looks(run, config, family, progress, stop.asked.is_set)
+    with stoppable(asked):
+        looks = Looks(run, config, family, progress, asked.is_set)
         if left > 0:
             # exploration and learning rate go by the share of the whole run, resumed or not
             model.learn(left, callback=looks, reset_num_timesteps=False)
         elif not (run / "policy.safetensors").is_file():
             raise BadRun(f"{run} is finished but has no policy; delete the folder and train again")
-    if stop.asked.is_set() and model.num_timesteps < config.steps:
-        raise watch.Interrupted(
+    if asked.is_set() and model.num_timesteps < config.steps:
+        raise Interrupted(
             f"stopped at step {model.num_timesteps} of {config.steps}, checkpoint in {run};"
             " the same command goes on from there"
         )
@@ -173,7 +179,7 @@ class Looks(BaseCallback):
     def _on_training_start(self) -> None:
         at = self.model.num_timesteps
         self._next = at + self._config.validate_every if at else 0
-        kept = [line for line in watch.lines(self._run / "metrics.jsonl") if line["step"] <= at]
+        kept = [line for line in lines(self._run / "metrics.jsonl") if line["step"] <= at]
         with (self._run / "metrics.jsonl").open("w", encoding="utf-8") as journal:
             journal.writelines(json.dumps(line) + "\n" for line in kept)
         if at and (self._run / "policy.safetensors").is_file():
