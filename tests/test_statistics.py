@@ -14,7 +14,6 @@ from bench.promise import Figure
 from bench.statistics import PLANTED, Spread, simulated_tables
 from env_server import registry
 
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
