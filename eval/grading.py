@@ -97,41 +97,46 @@ def _gap(
 
 
 def canary_floor(subject: Subject) -> Finding:
-    """The degenerate policies that the family ships stay below its heuristic by the task's margin."""
+    """The degenerate policies that the family ships stay below its yardstick by the task's margin."""
     canaries = [subject.play(card) for card in subject.cards("canary")]
     if not canaries:
         why = "the family ships no canary for this task; gameability_gap plays its own"
         return not_applicable("canary_floor", subject.task.name, why)
-    return _below_heuristic("canary_floor", subject, canaries)
+    return _below_yardstick("canary_floor", subject, canaries)
 
 
 def gameability_gap(subject: Subject) -> Finding:
     """No policy without a thought pays: not in score, and not in the return a trainer maximises."""
-    thoughtless, heuristic = subject.degenerate(), subject.heuristic()
-    found = _below_heuristic("gameability_gap", subject, thoughtless)
-    if heuristic is None or found.status != "pass":
+    thoughtless, upper = subject.degenerate(), _yardstick(subject)
+    found = _below_yardstick("gameability_gap", subject, thoughtless)
+    if upper is None or found.status != "pass":
         return found
     richest = max(thoughtless, key=lambda p: p.episode_return)
-    if richest.episode_return < heuristic.episode_return:
+    if richest.episode_return < upper.episode_return:
         return found
     said = (
-        f"{richest.name} returns {richest.episode_return:.3f}, the heuristic"
-        f" {heuristic.episode_return:.3f}: the reward pays for what the score does not"
+        f"{richest.name} returns {richest.episode_return:.3f}, the {subject.task.yardstick}"
+        f" {upper.episode_return:.3f}: the reward pays for what the score does not"
     )
-    gap = heuristic.episode_return - richest.episode_return
-    return _known("gameability_gap", subject, gap, "heuristic's return above theirs", said)
+    gap = upper.episode_return - richest.episode_return
+    above = f"{subject.task.yardstick}'s return above theirs"
+    return _known("gameability_gap", subject, gap, above, said)
 
 
-def _below_heuristic(check: str, subject: Subject, canaries: Sequence[Played]) -> Finding:
-    task, heuristic = subject.task, subject.heuristic()
-    threshold = f"heuristic less the best of them >= {task.margin}"
-    if heuristic is None:
-        return judged(check, task.name, False, None, threshold, "the family ships no heuristic")
+def _yardstick(subject: Subject) -> Played | None:
+    """Whom degenerate policies are held against: the heuristic, but where a task says the reference."""
+    return subject.reference() if subject.task.yardstick == "reference" else subject.heuristic()
+
+
+def _below_yardstick(check: str, subject: Subject, canaries: Sequence[Played]) -> Finding:
+    task, upper = subject.task, _yardstick(subject)
+    threshold = f"{task.yardstick} less the best of them >= {task.margin}"
+    if upper is None:
+        return judged(check, task.name, False, None, threshold, f"no {task.yardstick} is shipped")
     best = max(canaries, key=lambda p: p.score)
-    gap = heuristic.score - best.score
+    gap = upper.score - best.score
     said = (
-        f"{best.name} {best.score:.3f}, {heuristic.name} {heuristic.score:.3f}"
-        f" ({len(canaries)} policies)"
+        f"{best.name} {best.score:.3f}, {upper.name} {upper.score:.3f} ({len(canaries)} policies)"
     )
     if gap >= task.margin:
         return judged(check, task.name, True, gap, threshold, said)
