@@ -51,7 +51,8 @@ class Weights:
 
     def hidden(self, rows: Rows) -> Floats:
         """(N, H) activations."""
-        return np.maximum(np.asarray(rows @ self.first) + self.shift, 0)
+        active: Floats = np.maximum(np.asarray(rows @ self.first) + self.shift, 0)
+        return active
 
     def __call__(self, rows: Rows) -> Floats:
         """(N,) predictions."""
