@@ -52,7 +52,7 @@ def test_prompts_read_as_their_golden_files(name: str) -> None:
 
 
 def test_every_golden_text_has_its_source() -> None:
-    assert {p.name for p in show.GOLDEN.glob("*.txt")} == set(GOLDEN)
+    assert {p.name for p in show.GOLDEN.glob("*.*.txt")} == set(GOLDEN)
 
 
 # -- what a prompt holds ------------------------------------------------------------------------
