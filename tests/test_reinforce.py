@@ -160,10 +160,10 @@ def test_a_run_killed_and_resumed_ends_as_if_never_killed(
     whole = train_on(LINE, short(tmp_path / "whole", imitate=("heuristic",), imitate_patients=20))
     learned, killed_at = Learner.learn, 7
 
-    def dies(self: Learner, batch: object, progress: float) -> object:
+    def dies(self: Learner, batch: object, progress: float, acting: bool) -> object:
         if progress >= killed_at / 10:
             raise SystemExit("killed")  # between two checkpoints: update 6 was the last one kept
-        return learned(self, batch, progress)  # type: ignore[arg-type]
+        return learned(self, batch, progress, acting)  # type: ignore[arg-type]
 
     config = short(tmp_path / "killed", imitate=("heuristic",), imitate_patients=20)
     with monkeypatch.context() as patched:
@@ -177,6 +177,20 @@ def test_a_run_killed_and_resumed_ends_as_if_never_killed(
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
     assert untimed(killed / "metrics.jsonl") == untimed(whole / "metrics.jsonl")
+
+
+def test_teaching_the_baseline_first_leaves_the_policy_alone(tmp_path: Path) -> None:
+    learner = Learner(short(tmp_path), LINE)
+    policy, value = (
+        [w.clone() for w in module.parameters()] for module in learner.modules.values()
+    )
+    episodes = Patients(LINE, "near", "train").batch(0, 8, 1)
+    batch = roll(learner.policy, learner.encoding, episodes, sample(learner.generator))
+
+    learner.learn(batch, 0.0, acting=False)
+
+    assert all(map(torch.equal, policy, learner.policy.parameters()))
+    assert not all(map(torch.equal, value, learner.value.parameters()))
 
 
 def test_ctrl_c_keeps_what_was_reached(tmp_path: Path) -> None:

@@ -89,8 +89,11 @@ class Learner:
     def modules(self) -> dict[str, torch.nn.Module]:
         return {"policy": self.policy, "value": self.value}
 
-    def learn(self, batch: Batch, progress: float) -> Figures:
-        """One step up the gradient of the return, less the baseline. progress: of the run, in 0..1."""
+    def learn(self, batch: Batch, progress: float, acting: bool = True) -> Figures:
+        """One step up the gradient of the return, less the baseline. progress: of the run, in 0..1.
+
+        acting: False teaches the baseline and leaves the policy as it is.
+        """
         import torch
 
         config = self.config
@@ -104,7 +107,9 @@ class Learner:
         for rows in torch.arange(batch.steps).split(ROWS):
             parts = self._losses(batch, rows, advantage_N[rows])
             policy_loss, value_loss, entropy = parts
-            loss = policy_loss + value_loss - config.entropy_coeff * entropy
+            loss = value_loss
+            if acting:
+                loss = loss + policy_loss - config.entropy_coeff * entropy
             (loss / batch.steps).backward()
             sums += torch.stack(parts).detach()
         for module in self.modules.values():
@@ -268,7 +273,8 @@ class _Run:
             config.gamma,
             learner.value,
         )
-        figures = learner.learn(batch, cursor.updates / config.updates)
+        acting = cursor.updates >= config.baseline_first
+        figures = learner.learn(batch, cursor.updates / config.updates, acting)
         cursor = replace(cursor, updates=cursor.updates + 1)
         self._told(cursor.updates, figures)
         if cursor.updates % config.validate_every == 0 or cursor.updates == config.updates:

@@ -51,6 +51,8 @@ class ReinforceConfig:
     """Passes over them."""
     imitate_lr: float = 2e-3
     """Learning rate of imitation, falling linearly to a tenth."""
+    baseline_first: int = 0
+    """Optimiser steps that teach the baseline alone: an ignorant one spoils what was imitated."""
     validate_every: int = 10
     """Optimiser steps between two looks at validation patients."""
     validation_patients: int = 200
