@@ -3,7 +3,7 @@
 `name`, `kind:argument`, and `label=either` to call it something else in the table. Kinds are the
 modules of `eval/agents`, found by being there: each has `USAGE`, `player(argument, label, options)`
 and, where the argument may be left out, `DEFAULT`. A kind with `IN_TABLE` (its rank) has rows in the
-default table of the families in `FAMILIES` (None or absent: all): the specs in `ROWS`, else itself.
+default table of the families in `FAMILIES` (None or absent: all).
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def learned(family: Family) -> list[str]:
     for _, kind in ranked:
         families = getattr(kinds()[kind], "FAMILIES", None)
         if families is None or family.name in families:
-            rows += getattr(kinds()[kind], "ROWS", (kind,))
+            rows.append(kind)
     return rows
 
 

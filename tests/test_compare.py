@@ -29,7 +29,6 @@ from env_server.contract import (
 )
 from eval import compare as command
 from eval import roster, table
-from eval.agents import local
 from eval.compare import compare
 from eval.engine import NoEngine, Unplayed, engine
 from eval.episode import NeverEnded, play, take_turn
@@ -379,11 +378,13 @@ def test_the_models_of_make_run_are_rows_even_before_they_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(roster, "learned", lambda family: [*local.ROWS])
-    assert set(local.ROWS) <= set(LEARNED(registry.get("polypharmacy")))
-    rows = by_agent(compare("polypharmacy", ["review_easy"], episodes=2), "review_easy")
-    for agent in ("sft", "grpo"):
-        assert rows[agent].n == 0 and "make run" in rows[agent].note
+    monkeypatch.setattr(roster, "learned", lambda family: ["sft", "grpo"])
+    assert {"sft", "grpo"} <= set(LEARNED(registry.get("polypharmacy")))
+    played = compare("polypharmacy", ["review_easy", "easy_screening"], episodes=2)
+    for task, how in (("review_easy", "make run"), ("easy_screening", "--task easy_screening")):
+        rows = by_agent(played, task)
+        for agent in ("sft", "grpo"):
+            assert rows[agent].n == 0 and how in rows[agent].note
 
 
 # -- engines --------------------------------------------------------------------------------------

@@ -14,9 +14,6 @@ HOW = (
     "make one with: make run, or by itself with python -m training.sft --config configs/sft/demo.yaml"
     " and then python -m training.grpo --config configs/grpo/demo.yaml"
 )
-IN_TABLE = 50
-ROWS = ("sft=local:runs/demo/sft", "grpo=local:runs/demo/grpo")  # where `make run` leaves them
-FAMILIES = ("polypharmacy",)
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
