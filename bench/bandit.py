@@ -114,6 +114,7 @@ def rows() -> list[Row]:
         ),
         Row("best", 10_000, 2, searched("best")),
         Row("best, exact rewards", 10_000, 1, searched("best", reward_noise=0.0)),
+        Row("best, asked for precision .999", 10_000, 2, searched("best", precision=0.999)),
         Row("best without pairs", 10_000, 1, searched("best", pairs=0)),
         Row("best, network alone", 10_000, 1, searched("best", leg=False, pairs=0, **pool)),
         Row("best, U never refreshed", 10_000, 1, searched("best", refresh=False)),
@@ -185,7 +186,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, help="seeds of every row (default: each row's own)")
     parser.add_argument("--out", default="bench/results/bandit.json", help="where results are kept")
+    parser.add_argument("--kept", action="store_true", help="print what is kept, run nothing")
     options = parser.parse_args(argv)
+    if options.kept:
+        print(kept(Path(options.out)))
+        return 0
     chosen = [r for r in rows() if r.quick or not options.quick]
     if options.methods:
         chosen = [r for r in chosen if any(words in f"{r.name}." for words in options.methods)]
@@ -200,6 +205,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for quoted in PUBLISHED:
         print(f"| {quoted} |")
     return 0
+
+
+def kept(path: Path) -> str:
+    """The table of the results in `path`, methods in the order of `rows`."""
+    results = [Result(**r) for r in json.loads(path.read_text("utf-8"))["results"]]
+    order = [row.name for row in rows()]
+    results.sort(key=lambda r: (order.index(r.method), list(SETS).index(r.set)))
+    return "\n".join([HEAD, *map(shown, results)])
 
 
 def keep(path: Path, result: Result) -> None:

@@ -97,6 +97,9 @@ def train(config: PairBanditConfig, progress: Progress | None = None) -> Path:
     run = open_run(config.folder, config)
     if (run / ABOUT).is_file():
         return run
+    (run / "metrics.jsonl").unlink(
+        missing_ok=True
+    )  # of a run that was stopped: this one begins anew
     family = registry.get(config.environment)
     rng = np.random.default_rng(config.seed)
     heard, model = Heard(), None
@@ -140,8 +143,7 @@ def _note(run: Path, patients: int, heard: Heard) -> None:
         "changes": len(heard.gains),
         "gain": fmean(heard.gains[-500:]) if heard.gains else 0.0,
     }
-    mode = "w" if not (run / "metrics.jsonl").exists() else "a"
-    with (run / "metrics.jsonl").open(mode, encoding="utf-8") as journal:
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as journal:
         journal.write(json.dumps(told) + "\n")
 
 
@@ -282,6 +284,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RoundsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command begins again", file=sys.stderr)
+        return 130
     print(run)
     return 0
 

@@ -45,7 +45,7 @@ def marginal(data: Combinations, budget: int, rng: np.random.Generator) -> Scree
     count = bits.sum(0)
     mean = (bits * data.risk[asked][:, None]).sum(0) / np.maximum(count, 1)
     risky = (mean > THRESHOLD) & (count >= 3)
-    flags: Flags = data.bits[:, risky].any(1)
+    flags: Flags = data.bits[:, risky].sum(1) > 0
     return flags, asked
 
 
