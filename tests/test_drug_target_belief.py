@@ -187,7 +187,7 @@ def test_a_filter_that_reads_the_dossier_is_the_one_beside_the_episode() -> None
 
 @pytest.mark.slow
 def test_the_planner_comes_within_a_tenth_of_the_optimum_on_a_small_problem() -> None:
-    from bench.drug_target import small_problems
+    from bench.small_problems import figures
 
-    for figure in small_problems(only=("mixed",)):
+    for figure in figures(only=("mixed",)):
         assert 0.9 <= figure.value <= 1 + 1e-9, figure.name
