@@ -52,7 +52,7 @@ class ReinforceConfig:
     imitate_lr: float = 2e-3
     """Learning rate of imitation, falling linearly to a tenth."""
     baseline_first: int = 0
-    """Optimiser steps that teach the baseline alone: an ignorant one spoils what was imitated."""
+    """Optimiser steps that teach the baseline alone, before the policy moves."""
     validate_every: int = 10
     """Optimiser steps between two looks at validation patients."""
     validation_patients: int = 200
