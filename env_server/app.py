@@ -6,9 +6,7 @@ Knows how doors are mounted and how a process starts and stops; imports neither 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +15,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from env_server.contract import Family
+    from env_server.guard import Keeper
+    from env_server.metrics import Metrics
+    from env_server.play import Limits
     from env_server.wire import RewardStyle
 
 DEFAULT_FAMILY = "polypharmacy"
@@ -32,71 +33,98 @@ def create_app(
     families: Sequence[Family] | None = None,
     agent: str | None = None,
     bandit: str | None = None,
+    limits: Limits | None = None,
+    keeper: Keeper | None = None,
 ) -> FastAPI:
     """The ASGI application; `family` has the root, every family its place under /envs/<name>.
 
     `families` replaces those the registry finds; `agent` answers /agent/suggest (None: each family's
-    heuristic), `bandit` is the trained folder behind /bandit (None: where the demo leaves it).
+    heuristic), `bandit` is the trained folder behind /bandit (None: where the demo leaves it);
+    `limits` and `keeper` say how much and who (None: the defaults, and nobody beyond a session).
     Raises UnknownFamily for a `family` not among them.
     """
     from fastapi import FastAPI
 
-    from env_server import bandit_door, http_door, registry, suggest_door
+    from env_server import (
+        bandit_door,
+        front_door,
+        http_door,
+        openapi,
+        registry,
+        session_door,
+        suggest_door,
+    )
     from env_server.contract import UnknownFamily, did_you_mean
-    from env_server.play import Play
+    from env_server.guard import Keeper
+    from env_server.metrics import Metrics
+    from env_server.peers import Peers
+    from env_server.play import Limits, Play
     from env_server.sessions import SessionTable
 
     served = list(families) if families else [registry.get(name) for name in registry.names()]
     known = tuple(f.name for f in served)
     if family not in known:
         raise UnknownFamily(did_you_mean("family", family, known))
+    limits, keeper = limits or Limits(), keeper or Keeper()
     # 1.x is the version of OpenEnv's HTTP interface, which validators read here; ours is in /metadata
     app = FastAPI(
         title="Rounds",
         version="1.0.0",
         summary="Environments for clinical decisions, spoken to in OpenEnv's protocol.",
+        docs_url=None,  # /docs is ours: the same page, under a policy
+        redoc_url=None,
     )
-    table = SessionTable(capacity, idle_s)
+    table, peers, metrics = SessionTable(capacity, idle_s), Peers(), Metrics()
     advice = suggest_door.Advice(agent)
 
-    app.include_router(http_door.front(served, family))
+    app.include_router(front_door.routes(served, family, table, peers, metrics))
     for one in served:
-        play = Play(one, table, reward_style)
-        if one.name == family:
-            app.include_router(http_door.routes(play))
-            app.include_router(suggest_door.routes(play, advice))
-        app.include_router(http_door.routes(play), prefix=f"/envs/{one.name}")
-        app.include_router(suggest_door.routes(play, advice), prefix=f"/envs/{one.name}")
+        play = Play(one, table, reward_style, limits, metrics)
+        for prefix in ("", f"/envs/{one.name}") if one.name == family else (f"/envs/{one.name}",):
+            app.include_router(http_door.routes(play, peers), prefix=prefix)
+            app.include_router(session_door.routes(play, keeper), prefix=prefix)
+            app.include_router(suggest_door.routes(play, advice, keeper), prefix=prefix)
     app.include_router(bandit_door.routes(bandit or bandit_door.SNAPSHOT))
-    app.state.table = table
+    openapi.describe(app, served)
+    _guarded(app, limits, metrics, keeper)
+    app.state.table, app.state.peers, app.state.metrics = table, peers, metrics
+    app.state.body_bytes = limits.body_bytes
     return app
+
+
+def _guarded(app: FastAPI, limits: Limits, metrics: Metrics, keeper: Keeper) -> None:
+    from starlette.middleware.cors import CORSMiddleware
+
+    from env_server.guard import REQUEST_HEADER, Guard, Rates
+
+    if keeper.origins:  # none: no header is sent, and browsers keep other sites out
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(keeper.origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Session-Id", REQUEST_HEADER],
+            expose_headers=["X-Session-Id", REQUEST_HEADER, "Retry-After"],
+        )
+    app.add_middleware(Guard, limits=limits, metrics=metrics, rates=Rates(limits))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns 0 after a clean stop, 1 where it could not start."""
     options = _parser().parse_args(argv)
-    from env_server import registry
+    from env_server import logs, process, registry
     from env_server.contract import RoundsError
 
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
-    )
+    logs.begin(options.log_level, options.log_format)
     try:
-        listener = _listen(options.host, options.port)
+        listener = process.listen(options.host, options.port)
     except OSError as error:
         print(_cannot_listen(options, error), file=sys.stderr)
         return 1
     with listener:
+        url, local = process.address(listener)
         try:
             registry.on_tables(options.family, options.tables)
-            app = create_app(
-                options.family,
-                reward_style=options.reward_style,
-                capacity=options.capacity,
-                idle_s=options.idle_s,
-                agent=options.agent,
-                bandit=options.bandit,
-            )
+            app = _app(options, local)
             _warm()
         except (
             RoundsError,
@@ -104,7 +132,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         ) as error:  # ValueError: a table that does not hold together
             print(f"error: {error}", file=sys.stderr)
             return 1
-        return _serve(app, listener, options)
+        print(_greeting(url, options.family), flush=True)
+        manners = process.Manners(options.ping_s, options.pong_s, options.drain_s)
+        return process.serve(app, listener, manners, options.log_level)
+
+
+def _app(options: argparse.Namespace, local: bool) -> FastAPI:
+    from env_server.guard import Keeper
+    from env_server.play import Limits
+
+    return create_app(
+        options.family,
+        reward_style=options.reward_style,
+        capacity=options.capacity,
+        idle_s=options.idle_s,
+        agent=options.agent,
+        bandit=options.bandit,
+        limits=Limits(
+            begin_s=options.begin_s,
+            step_s=options.step_s,
+            send_s=options.send_s,
+            body_bytes=options.max_body,
+            rate=options.rate,
+        ),
+        keeper=Keeper(options.token, local, tuple(options.cors)),
+    )
 
 
 def _warm() -> None:
@@ -115,54 +167,15 @@ def _warm() -> None:
         registry.get(name).begin()
 
 
-def _serve(app: FastAPI, listener: socket.socket, options: argparse.Namespace) -> int:
-    import uvicorn
-
-    config = uvicorn.Config(
-        app,
-        log_level=options.log_level,
-        access_log=options.log_level == "debug",
-        # messages over 64 kB are answered; only what is far beyond is cut at the transport
-        ws_max_size=16 * 64 * 1024,
-        ws_per_message_deflate=False,  # costs 40 % on a local link
-        ws_ping_interval=30.0,
-        ws_ping_timeout=60.0,  # an LLM client may hold its interpreter for long
-        timeout_graceful_shutdown=3,
-    )
-    print(_greeting(app, listener, options.family), flush=True)
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-    return 0
-
-
-def _greeting(app: FastAPI, listener: socket.socket, family: str) -> str:
+def _greeting(url: str, family: str) -> str:
     from env_server import registry
 
-    host, port = listener.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    url = f"http://{shown}:{port}"
     lines = [f"Rounds listens on {url}", f"  docs      {url}/docs"]
     for name in registry.names():
         role = " (also at /)" if name == family else ""
         tasks = ", ".join(registry.get(name).tasks)
         lines.append(f"  family    {url}/envs/{name}{role}: {tasks}")
     return "\n".join([*lines, "  Ctrl-C stops it"])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one. Raises OSError where it cannot be had."""
-    kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(kind, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(1024)  # also claims the port: two may be bound, only one may listen
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _cannot_listen(options: argparse.Namespace, error: OSError) -> str:
@@ -200,10 +213,54 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="the trained bandit behind /bandit, e.g. runs/bandit/review_easy (default: the demo's)",
     )
-    parser.add_argument(
+    _add_limits(parser.add_argument_group("limits"))
+    _add_keeping(parser.add_argument_group("who may, and what is written down"))
+    return parser
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    for name, default, words in (
+        ("begin", 55.0, "building a case may take; then the reset is refused"),
+        ("step", 30.0, "one step may take; then its episode is dropped"),
+        ("send", 15.0, "a socket that does not read is dropped after"),
+        ("ping", 30.0, "a silent socket is asked whether it is there every"),
+        ("pong", 60.0, "and dropped where it has not answered after"),
+        ("drain", 5.0, "answers under way may take once told to stop"),
+    ):
+        flag = f"--{name}-s"
+        help = f"{words} this many seconds (default: {default:g})"
+        group.add_argument(flag, type=_seconds, default=default, metavar="S", help=help)
+    group.add_argument(
+        "--max-body", type=_positive, default=65536, metavar="BYTES", help="of a frame or a body"
+    )
+    group.add_argument(
+        "--rate",
+        type=_rate,
+        default=0.0,
+        metavar="N",
+        help="requests a second from one address, frames a second from one socket (default: any)",
+    )
+
+
+def _add_keeping(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--token",
+        default=os.environ.get("ROUNDS_TOKEN") or None,
+        help="asked of whoever changes more than one session (default: ROUNDS_TOKEN)",
+    )
+    group.add_argument(
+        "--cors",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="a site whose pages may call this server, e.g. https://example.org; may be repeated",
+    )
+    group.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="warning"
     )
-    return parser
+    group.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="on standard error"
+    )
 
 
 def _port(given: str) -> int:
@@ -220,6 +277,10 @@ def _seconds(given: str) -> float:
     if not 0.0 < seconds <= 1e6:
         raise argparse.ArgumentTypeError(f"{given!r} is not a number of seconds above 0")
     return seconds
+
+
+def _rate(given: str) -> float:
+    return 0.0 if given in ("0", "0.0") else _seconds(given)
 
 
 def _positive(given: str) -> int:

@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from html import escape
+from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, WebSocket
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import Response
 
 from env_server import rpc, socket_door, wire
-from env_server.contract import EpisodeOver, Family, JsonObject, RoundsError
+from env_server.contract import EpisodeOver, JsonObject, RoundsError
+from env_server.guard import Forbidden, Unauthorized
+from env_server.peers import Peers
 from env_server.play import NoEpisode, Play, TooSlow
 from env_server.provided import NotProvided
-from env_server.sessions import Full, NoSession, Session
+from env_server.sessions import Full, NoSession, Session, Stopping
 
 log = logging.getLogger("rounds.http")
 
 SESSION_HEADER: Final = "X-Session-Id"
-_PAGE: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Rounds</title>
-<meta name="viewport" content="width=device-width"><style>:root{{color-scheme:light dark}}
-body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem}}</style>
-<h1>Rounds</h1><p>Environments for clinical decisions, spoken to in OpenEnv's protocol.
-<p><a href="docs">API</a> · <a href="schema">schema</a> · <a href="metadata">metadata</a>
-<h2>Families</h2><ul>{families}</ul></html>"""
 _STEP_FIELDS: Final = ("action", "session_id", "timeout_s", "request_id")
 
 
@@ -38,7 +33,15 @@ class TooLarge(RoundsError):
     """A body over the limit."""
 
 
+class Behind(RoundsError):
+    """The episode is not where the request thinks it is: nothing was done."""
+
+
 _STATUS: Final[dict[type[RoundsError], int]] = {
+    Unauthorized: 401,
+    Forbidden: 403,
+    Behind: 409,
+    Stopping: 503,
     NoSession: 404,
     NoEpisode: 409,
     EpisodeOver: 409,
@@ -53,6 +56,8 @@ def json_reply(body: object, status: int = 200, session: Session | None = None) 
     headers = {SESSION_HEADER: session.id} if session else {}
     if status == 503:
         headers["Retry-After"] = "5"
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return Response(
         wire.dumps(body), status_code=status, media_type="application/json", headers=headers
     )
@@ -63,22 +68,31 @@ async def guarded(work: Callable[[], Awaitable[Response]]) -> Response:
     try:
         return await work()
     except RoundsError as error:
-        status = _STATUS.get(type(error), 422)
-        return json_reply({"detail": str(error), "kind": type(error).__name__}, status)
+        return json_reply(problem(error), status_of(error))
     except Exception:  # the boundary: recorded, and told by its id only
         mark = secrets.token_hex(4)
-        log.exception("internal error %s", mark)
+        log.exception("internal error %s", mark, extra={"error_id": mark})
         return json_reply({"detail": f"internal error {mark}; the server's log says more"}, 500)
+
+
+def status_of(error: RoundsError) -> int:
+    return _STATUS.get(type(error), 422)
+
+
+def problem(error: RoundsError) -> JsonObject:
+    """What a caller is told of its mistake."""
+    return {"detail": str(error), "kind": type(error).__name__}
 
 
 async def body_of(request: Request) -> JsonObject:
     """The request's JSON object, {} for an empty body, whatever its declared type."""
+    limit: int = getattr(request.app.state, "body_bytes", wire.MAX_FRAME)
     raw = bytearray()
     async for chunk in request.stream():
         raw += chunk
-        if len(raw) > wire.MAX_FRAME:
-            raise TooLarge(f"body over {wire.MAX_FRAME} bytes")
-    return wire.read_object(bytes(raw)) if raw.strip() else {}
+        if len(raw) > limit:
+            raise TooLarge(f"body over {limit} bytes")
+    return wire.read_object(bytes(raw), limit) if raw.strip() else {}
 
 
 def named_session(request: Request, body: JsonObject) -> str | None:
@@ -101,7 +115,7 @@ def _action(body: JsonObject) -> JsonObject:
     return action
 
 
-def routes(play: Play) -> APIRouter:
+def routes(play: Play, peers: Peers) -> APIRouter:
     """The doors of one family, to be mounted at the root and under /envs/<family>."""
     family, table = play.family, play.table
     router = APIRouter()
@@ -134,7 +148,7 @@ def routes(play: Play) -> APIRouter:
         async def work() -> Response:
             body = await body_of(request)
             session = table.find(family.name, named_session(request, body))
-            return json_reply(play.step(session, _action(body)), session=session)
+            return json_reply(await play.step(session, _action(body)), session=session)
 
         return await guarded(work)
 
@@ -144,7 +158,7 @@ def routes(play: Play) -> APIRouter:
 
         async def work() -> Response:
             session = table.find(family.name, named_session(request, {}))
-            return json_reply(play.state(session), session=session)
+            return json_reply(await play.state(session), session=session)
 
         return await guarded(work)
 
@@ -178,33 +192,9 @@ def routes(play: Play) -> APIRouter:
 
     @router.websocket("/ws")
     async def ws(socket: WebSocket) -> None:
-        await socket_door.serve(socket, play)
+        await socket_door.serve(socket, play, peers)
 
     return router
-
-
-def front(families: Sequence[Family], default: str) -> APIRouter:
-    """The root: JSON for programs, a page for people, 200 for HEAD (a Space waits for it)."""
-    router = APIRouter()
-
-    @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def root(request: Request) -> Response:
-        if "text/html" in request.headers.get("accept", ""):
-            return _page(families)
-        listed = {f.name: {"path": f"/envs/{f.name}", "tasks": list(f.tasks)} for f in families}
-        about = {"name": "rounds", "version": package_version(), "docs": "/docs"}
-        return json_reply({**about, "default_family": default, "families": listed})
-
-    return router
-
-
-def _page(families: Sequence[Family]) -> Response:
-    rows = "".join(
-        f"<li><b>{escape(f.name)}</b>: {escape(f.summary)}<br>{escape(', '.join(f.tasks))}"
-        for f in families
-    )
-    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"
-    return HTMLResponse(_PAGE.format(families=rows), headers={"Content-Security-Policy": policy})
 
 
 def about(play: Play) -> JsonObject:

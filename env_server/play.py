@@ -1,18 +1,23 @@
 """One player's game: reset, step and state on the episode of a session, whatever door they came by.
 
 Knows neither HTTP nor sockets. Building a case may take long, so it happens on one worker thread:
-episodes of one case asked for together are then built once, and the loop stays free.
+episodes of one case asked for together are then built once, and the loop stays free. So does a step
+that may be long (`pace.py`); one session's requests wait for one another, and keep their order.
 """
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter, thread_time
+from typing import Any
 
 from env_server import wire
 from env_server.contract import Episode, EpisodeOver, Family, JsonObject, RoundsError
-from env_server.sessions import Session, SessionTable
+from env_server.metrics import Metrics
+from env_server.pace import Pace
+from env_server.sessions import Session, SessionTable, Stopping
+from env_server.workers import Worker
 
 
 class NoEpisode(RoundsError):
@@ -20,15 +25,20 @@ class NoEpisode(RoundsError):
 
 
 class TooSlow(RoundsError):
-    """The case was not built within the deadline."""
+    """The case was not built, or the step not done, within the deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long anything may take."""
+    """How long anything may take, how much may be sent, and how often."""
 
     begin_s: float = 55.0  # building a case, the wait for others included; clients give up at 60
+    step_s: float = 30.0  # one step; the episode of a slower one is dropped
     send_s: float = 15.0  # a peer that does not read for so long is dropped
+    body_bytes: int = wire.MAX_FRAME  # of one message or body; larger ones are answered, not read
+    rate: float = 0.0  # requests a second from one address, frames a second from one socket; 0: any
+    burst_s: float = 2.0  # seconds' worth of the rate that may come at once
+    batch: int = 256  # messages in one batched frame or request
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +49,37 @@ class Play:
     table: SessionTable
     style: wire.RewardStyle = "signed"
     limits: Limits = field(default_factory=Limits)
-    builder: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="begin")
-    )
+    metrics: Metrics = field(default_factory=Metrics)
+    builder: Worker = field(default_factory=lambda: Worker("begin"))
+    stepper: Worker = field(default_factory=lambda: Worker("step"))
+    pace: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pace", Pace(self.family))
 
     async def reset(self, session: Session, wanted: wire.Begin) -> JsonObject:
-        """Begin the case that was asked for. Raises TooSlow."""
-        building = asyncio.get_running_loop().run_in_executor(
-            self.builder, self.family.begin, wanted.task.name, wanted.seed, wanted.split
-        )
+        """Begin the case that was asked for. Raises TooSlow or Stopping."""
+        async with session.turn:
+            return await self._reset(session, wanted)
+
+    async def _reset(self, session: Session, wanted: wire.Begin) -> JsonObject:
+        if self.table.stopping:
+            raise Stopping("this server is stopping and begins nothing new; ask another, or later")
+        task = wanted.task.name
+        begin = partial(self.family.begin, task, wanted.seed, wanted.split)
         try:
-            episode = await asyncio.wait_for(building, self.limits.begin_s)
+            episode = await self.builder.do(begin, self.limits.begin_s)
         except TimeoutError:
             raise TooSlow(
-                f"{wanted.task.name} seed {wanted.seed} was not ready within "
+                f"{task} seed {wanted.seed} was not ready within "
                 f"{self.limits.begin_s:.0f} s; try again or take another seed"
             ) from None
-        if wanted.episode_id is not None:
+        if wanted.episode_id is not None and wanted.episode_id != episode.episode_id:
             self._rename(episode, wanted.episode_id)
         reply = wire.begun(episode, self.style)
-        session.episode = episode
+        session.episode, session.played = episode, []
         self.table.touch(session)
+        self.metrics.begun.add(self.family.name, task)
         return reply
 
     def _rename(self, episode: Episode, name: str) -> None:
@@ -70,19 +90,101 @@ class Play:
                 f"{self.family.name} names its episodes itself; leave episode_id out"
             ) from None
 
-    def step(self, session: Session, data: object) -> JsonObject:
-        """Act once. Raises NoEpisode or EpisodeOver; a bad action is a refusal in the reply."""
-        episode = session.episode
-        if episode is None:
-            raise NoEpisode("no episode yet; reset begins one")
+    async def step(self, session: Session, data: object) -> JsonObject:
+        """Act once. Raises NoEpisode, EpisodeOver or TooSlow; a bad action is a refusal in the reply."""
+        async with session.turn:
+            return await self.step_in_turn(session, data)
+
+    async def step_in_turn(self, session: Session, data: object) -> JsonObject:
+        """`step` for a caller that holds the session's turn."""
+        started = perf_counter()
+        episode = _begun(session)
         if episode.done:
             raise EpisodeOver(f"episode {episode.episode_id} has ended; reset begins another")
-        step = episode.step(wire.read_action(self.family, data))
+        action = wire.read_action(self.family, data)
+        form = self.pace.form(episode, data)
+        act = partial(_act, episode, action, self.style)
+        if self.pace.long(form):
+            body, took_s = await self._apart(session, episode, act)
+        else:
+            body, took_s = act()
+        self.pace.took(form, took_s)
+        session.played.append(action)
         self.table.touch(session)
-        return wire.stepped(step, episode, self.style)
+        self._count(body, episode, perf_counter() - started)
+        return body
 
-    def state(self, session: Session) -> JsonObject:
+    async def _apart(
+        self, session: Session, episode: Episode, act: Any
+    ) -> tuple[JsonObject, float]:
+        """The step, done on a thread while the loop serves others."""
+        try:
+            done: tuple[JsonObject, float] = await self.stepper.do(act, self.limits.step_s)
+        except TimeoutError:
+            session.episode = None  # nobody knows where it stands
+            raise TooSlow(
+                f"a step of episode {episode.episode_id} took over {self.limits.step_s:g} s; "
+                f"the episode was dropped, reset begins another"
+            ) from None
+        return done
+
+    def _count(self, body: JsonObject, episode: Episode, took_s: float) -> None:
+        name, metrics = self.family.name, self.metrics
+        metrics.steps.add(took_s, name)
+        if body["refusal"] is not None:
+            metrics.refusals.add(name, body["refusal"]["kind"])
+        if body["done"]:
+            metrics.finished.add(name, episode.task.name)
+
+    async def state(self, session: Session) -> JsonObject:
         """The episode's counters. Raises NoEpisode."""
-        if session.episode is None:
-            raise NoEpisode("no episode yet; reset begins one")
-        return session.episode.state()
+        async with session.turn:
+            return _begun(session).state()
+
+    async def snapshot(self, session: Session) -> JsonObject:
+        """All it takes to play on elsewhere: the case, and what was done. Raises NoEpisode."""
+        async with session.turn:
+            episode = _begun(session)
+            return {
+                "family": self.family.name,
+                "version": self.family.version,
+                "task_id": episode.task.name,
+                "seed": episode.seed,
+                "split": episode.split,
+                "episode_id": episode.episode_id,
+                "actions": [wire.spelled(action) for action in session.played],
+                "steps": episode.steps,
+                "done": episode.done,
+            }
+
+    async def restore(self, session: Session, snapshot: Any) -> JsonObject:
+        """Begin the snapshot's case and play its actions; the reply to the last. Raises BadMessage."""
+        wanted, actions = wire.read_snapshot(self.family, snapshot)
+        async with session.turn:
+            reply = await self._reset(session, wanted)
+            for at, action in enumerate(actions):
+                try:
+                    reply = {**reply, **await self.step_in_turn(session, action)}
+                except EpisodeOver:
+                    raise wire.BadMessage(
+                        f"snapshot.actions[{at}]: the episode ended before; leave the rest out"
+                    ) from None
+            return reply
+
+    async def copied(self, session: Session) -> Episode:
+        """An independent episode at the same point, never one in the midst of a step. Raises NoEpisode."""
+        async with session.turn:
+            return _begun(session).copy()
+
+
+def _begun(session: Session) -> Episode:
+    if session.episode is None:
+        raise NoEpisode("no episode yet; reset begins one")
+    return session.episode
+
+
+def _act(episode: Episode, action: Any, style: wire.RewardStyle) -> tuple[JsonObject, float]:
+    """The reply to one step, and the processor time it took: ending an episode may grade it."""
+    started = thread_time()
+    body = wire.stepped(episode.step(action), episode, style)
+    return body, thread_time() - started

@@ -5,14 +5,15 @@ Knows episodes only as something to hold. Time is passed in, so that a test need
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, Literal
 
-from env_server.contract import Episode, RoundsError
+from env_server.contract import Action, Episode, Refusal, RoundsError
 
 Kind = Literal["http", "ws"]
 GRACE_S: Final = 30.0  # a session just opened is not yet forgotten
@@ -20,6 +21,10 @@ GRACE_S: Final = 30.0  # a session just opened is not yet forgotten
 
 class Full(RoundsError):
     """Every seat is taken."""
+
+
+class Stopping(RoundsError):
+    """The server is on its way out: what runs is finished, nothing new begins."""
 
 
 class NoSession(RoundsError, KeyError):
@@ -38,6 +43,8 @@ class Session:
     used_s: float  # when it was last used, on the table's clock
     named: bool = False  # a client has addressed it by its id
     episode: Episode | None = None
+    played: list[Action | Refusal] = field(default_factory=list)  # all it takes to play it again
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # one request of a session at a time
 
     @property
     def over(self) -> bool:
@@ -58,6 +65,8 @@ class SessionTable:
             raise ValueError(f"capacity must be at least 1, not {capacity}")
         self.capacity = capacity
         self.idle_s = idle_s
+        self.stopping = False
+        self.turned_away = 0  # for want of a seat, since the start
         self._clock = clock
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._default: dict[str, str] = {}  # family -> the session of requests that name none
@@ -65,17 +74,23 @@ class SessionTable:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def open(self, family: str, kind: Kind) -> Session:
-        """Take a seat. Raises Full, with a reason a person can act on."""
+    def open(self, family: str, kind: Kind, *, named: bool = False) -> Session:
+        """Take a seat. Raises Full, with a reason a person can act on, or Stopping.
+
+        named: it is played by its id alone, so it never stands in for requests without one.
+        """
         self.sweep()
+        if self.stopping:
+            raise Stopping("this server is stopping and begins nothing new; ask another, or later")
         if len(self._sessions) >= self.capacity and not self._make_room():
+            self.turned_away += 1
             raise Full(
                 f"all {self.capacity} sessions of this server are taken; close one, "
                 f"wait for an idle one to end, or start the server with a larger --capacity"
             )
-        session = Session(secrets.token_hex(8), family, kind, self._clock())
+        session = Session(secrets.token_hex(8), family, kind, self._clock(), named)
         self._sessions[session.id] = session
-        if kind == "http":
+        if kind == "http" and not named:
             self._default[family] = session.id
         return session
 
@@ -100,6 +115,18 @@ class SessionTable:
         session.named = session.named or id is not None
         self.touch(session)
         return session
+
+    def all(self) -> list[Session]:
+        """Every session, latest used last."""
+        return list(self._sessions.values())
+
+    def seated(self) -> Counter[tuple[str, Kind]]:
+        """How many seats each family's sockets and HTTP sessions hold."""
+        return Counter((s.family, s.kind) for s in self._sessions.values())
+
+    def idle(self, session: Session) -> float:
+        """Seconds since it was last used."""
+        return self._clock() - session.used_s
 
     def living(self, family: str) -> list[Session]:
         """The family's sessions that hold an episode under way, sockets included; latest used last."""

@@ -1,4 +1,4 @@
-"""The socket `/ws`: OpenEnv's protocol on the event loop, one episode a connection.
+"""The socket `/ws`: OpenEnv's protocol on the event loop, one episode a connection, more by batch.
 
 Knows messages and their order; what they mean is `play.py`'s. A message that cannot be read is
 answered and forgotten; only a peer that is gone, silent or deaf loses its seat.
@@ -9,92 +9,148 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from time import monotonic
 from typing import Any, Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from env_server import wire
 from env_server.contract import EpisodeOver, JsonObject, RoundsError
+from env_server.guard import Bucket, bucket
+from env_server.logs import session_id
+from env_server.peers import RESTART, Peer, Peers
 from env_server.play import NoEpisode, Play, TooSlow
 from env_server.rpc import answer as answer_mcp
-from env_server.sessions import Full, Session
+from env_server.sessions import Full, Session, Stopping
 
 log = logging.getLogger("rounds.socket")
 
 TRY_AGAIN_LATER: Final = 1013
-IDLE: Final = 4408
 REFUSED_WAIT_S: Final = 10.0  # how long a refused peer may take to read why
+ABORT: Final = "rounds.abort"  # the ASGI extension that drops a connection without a goodbye
 _FIELDS: Final = ("type", "data", "request_id")
+_BATCHED: Final = ("type", "data", "request_id", "episode")
+_CODES: Final[dict[type[RoundsError], str]] = {
+    EpisodeOver: "EPISODE_OVER",
+    NoEpisode: "NO_EPISODE",
+    TooSlow: "EXECUTION_ERROR",
+    Full: "CAPACITY_REACHED",
+    Stopping: "SERVER_STOPPING",
+}
 
 
 class Unknown(RoundsError):
     """A message type that this protocol does not have."""
 
 
-async def serve(socket: WebSocket, play: Play) -> None:
+async def serve(socket: WebSocket, play: Play, peers: Peers) -> None:
     """Play with one peer until it closes, falls silent or cannot be reached."""
     await socket.accept()
     try:
         session = play.table.open(play.family.name, "ws")
-    except Full as full:
-        await _refuse(socket, full)
+    except (Full, Stopping) as no:
+        await _refuse(socket, no)
         return
+    mark = session_id.set(session.id)
+    peer = Peer(session, play.table.idle_s, play.limits.send_s)
+    why = "error"
     try:
-        await _converse(socket, play, session)
-    except (WebSocketDisconnect, OSError):
-        log.debug("%s: peer gone", session.id)
+        with peers.present(peer):
+            why = await _attend(socket, play, peer)
     finally:
-        play.table.close(session)
+        for seat in (session, *peer.seats.values()):
+            play.table.close(seat)
+        play.metrics.dropped.add(why)
+        log.info("socket closed: %s", why, extra={"why": why, "frames": peer.frames})
+        session_id.reset(mark)
 
 
-async def _converse(socket: WebSocket, play: Play, session: Session) -> None:
-    while True:
-        try:
-            async with asyncio.timeout(play.table.idle_s):
-                arrived = await socket.receive()
-        except TimeoutError:
-            await _close(socket, IDLE, f"idle for {play.table.idle_s:.0f} s")
-            return
+async def _attend(socket: WebSocket, play: Play, peer: Peer) -> str:
+    """Converse to the end; the one word for how it ended."""
+    try:
+        async with asyncio.timeout(None) as peer.leash:
+            await _converse(socket, play, peer)
+    except TimeoutError:
+        if peer.deaf:
+            # a goodbye would wait behind what it does not read
+            socket.scope.get("extensions", {}).get(ABORT, lambda: None)()
+            return "deaf"
+        code, reason = peer.verdict or (TRY_AGAIN_LATER, "")
+        await _close(socket, code, reason)
+        return "stopping" if peer.stopping else "idle"
+    except (WebSocketDisconnect, OSError):
+        return "gone"
+    if peer.stopping:
+        await _close(socket, RESTART, "this server is stopping")
+        return "stopping"
+    await _close(socket, 1000, "")
+    return "peer"
+
+
+async def _converse(socket: WebSocket, play: Play, peer: Peer) -> None:
+    frames = bucket(play.limits, monotonic()) if play.limits.rate else None
+    name = play.family.name
+    while not peer.stopping:
+        peer.turn("reading")
+        arrived = await socket.receive()
         if arrived["type"] == "websocket.disconnect":
             return
-        reply = await _answer(arrived, play, session)
+        peer.turn("working")
+        peer.frames += 1
+        if frames is not None:
+            await _hold_back(frames)
+        reply = await _answer(arrived, play, peer)
         if reply is None:
-            await _close(socket, 1000, "")
             return
-        try:
-            async with asyncio.timeout(play.limits.send_s):
-                await socket.send_text(reply)
-        except TimeoutError:
-            log.warning("%s: peer did not read for %g s", session.id, play.limits.send_s)
-            await _close(socket, TRY_AGAIN_LATER, "not reading")
-            return
+        play.metrics.frames.add(name)
+        peer.turn("writing")
+        await socket.send_text(reply)
 
 
-async def _answer(arrived: Any, play: Play, session: Session) -> str | None:
+async def _hold_back(frames: Bucket) -> None:
+    """A peer over its rate is read more slowly: nothing is lost, and the pressure is its own."""
+    while (wait_s := frames.take(monotonic())) > 0.0:
+        await asyncio.sleep(wait_s)
+
+
+async def _answer(arrived: Any, play: Play, peer: Peer) -> str | None:
     """The reply to one frame, or None where the peer asked to close."""
     request_id: object = None
     try:
         raw = arrived.get("text")
         if raw is None:
             raise wire.BadMessage("binary frame; messages are text")
-        message = wire.read_object(raw)
+        message = wire.read_object(raw, play.limits.body_bytes)
         request_id = _request_id(message)
         if message.get("type") == "close":
             return None
-        body = await _handle(message, play, session)
-    except (RoundsError, Unknown) as error:
+        wire.only(message, _FIELDS, "message")
+        if message.get("type") == "batch":
+            body = await _batch(message.get("data"), play, peer)
+        else:
+            body = await _handle(message, play, peer.own)
+        return _dumped(body, request_id)
+    except RoundsError as error:
         body = error_body(error)
     except Exception:  # the boundary: whatever a family raises is recorded, and told by its id only
-        mark = secrets.token_hex(4)
-        log.exception("internal error %s in session %s", mark, session.id)
-        body = _error("EXECUTION_ERROR", f"internal error {mark}; the server's log says more")
+        body = _our_error(play)
+    return _dumped(body, request_id)
+
+
+def _dumped(body: JsonObject, request_id: object) -> str:
     if request_id is not None:
         body["request_id"] = request_id
     return wire.dumps(body)
 
 
+def _our_error(play: Play) -> JsonObject:
+    mark = secrets.token_hex(4)
+    play.metrics.errors.add("socket")
+    log.exception("internal error %s", mark, extra={"error_id": mark})
+    return _error("EXECUTION_ERROR", f"internal error {mark}; the server's log says more")
+
+
 async def _handle(message: JsonObject, play: Play, session: Session) -> JsonObject:
-    wire.only(message, _FIELDS, "message")
     kind, data = message.get("type"), message.get("data")
     if kind == "mcp":
         return {"type": "mcp", "data": answer_mcp(data)}
@@ -103,13 +159,87 @@ async def _handle(message: JsonObject, play: Play, session: Session) -> JsonObje
     if kind == "step":
         if data is None:
             raise wire.BadMessage("step needs data: the action")
-        return {"type": "observation", "data": play.step(session, data)}
+        return {"type": "observation", "data": await play.step(session, data)}
     if kind == "reset":
         wanted = wire.read_begin(play.family, data or {})
         return {"type": "observation", "data": await play.reset(session, wanted)}
     if kind == "state":
-        return {"type": "state", "data": play.state(session)}
-    raise Unknown(f"no message type {wire.shown(kind)}; types: reset, step, state, mcp, close")
+        return {"type": "state", "data": await play.state(session)}
+    raise Unknown(
+        f"no message type {wire.shown(kind)}; types: reset, step, state, batch, mcp, close"
+    )
+
+
+# -- many episodes in one frame ---------------------------------------------------------------
+
+
+async def _batch(data: object, play: Play, peer: Peer) -> JsonObject:
+    """Every message answered in its place: a mistake in one is told there and hinders no other."""
+    given = data.get("messages") if isinstance(data, dict) else None
+    most = play.limits.batch
+    if not isinstance(given, list) or not 1 <= len(given) <= most:
+        raise wire.BadMessage(f"batch needs data.messages, a list of 1 to {most} messages")
+    replies = []
+    for at, one in enumerate(given):
+        if at % 8 == 7:
+            await asyncio.sleep(0)  # others are served between
+        replies.append(await _one(one, play, peer))
+    return {"type": "batch", "data": {"replies": replies}}
+
+
+async def _one(message: object, play: Play, peer: Peer) -> JsonObject:
+    name: str | None = None
+    request_id: object = None
+    try:
+        if not isinstance(message, dict):
+            raise wire.BadMessage(f"a message is a JSON object, not {wire.shown(message)}")
+        wire.only(message, _BATCHED, "message")
+        request_id = _request_id(message)
+        name = wire.text(message, "episode")
+        if message.get("type") == "close":
+            body = _leave(name, play, peer)
+        else:
+            body = await _seated(name, message, play, peer)
+    except RoundsError as error:
+        body = error_body(error)
+    except Exception:  # the same boundary, for one message of many
+        body = _our_error(play)
+    if name is not None:
+        body["episode"] = name
+    if request_id is not None:
+        body["request_id"] = request_id
+    return body
+
+
+async def _seated(name: str | None, message: JsonObject, play: Play, peer: Peer) -> JsonObject:
+    """The reply of the episode of that name; one that never began keeps no seat."""
+    seat = _seat(name, message.get("type"), play, peer)
+    try:
+        return await _handle(message, play, seat)
+    finally:
+        if name is not None and seat.episode is None:
+            _leave(name, play, peer)
+
+
+def _seat(name: str | None, kind: object, play: Play, peer: Peer) -> Session:
+    """The peer's episode of that name; a reset takes a seat for a new one. Raises Full or NoEpisode."""
+    if name is None:
+        return peer.own
+    if name not in peer.seats:
+        if kind != "reset":
+            raise NoEpisode(f"no episode {name[:60]!r} on this socket; reset begins one")
+        peer.seats[name] = play.table.open(play.family.name, "ws")
+    return peer.seats[name]
+
+
+def _leave(name: str | None, play: Play, peer: Peer) -> JsonObject:
+    if name is None or name not in peer.seats:
+        raise NoEpisode(f"no episode {wire.shown(name)} on this socket to close")
+    play.table.close(peer.seats.pop(name))
+    return {"type": "closed", "data": {}}
+
+
+# -- errors and endings -----------------------------------------------------------------------
 
 
 def _request_id(message: JsonObject) -> object:
@@ -122,30 +252,26 @@ def _request_id(message: JsonObject) -> object:
 
 def error_body(error: RoundsError) -> JsonObject:
     """OpenEnv's error message; `kind` names our exception so that a client can raise it again."""
-    codes: dict[type[RoundsError], str] = {
-        Unknown: "UNKNOWN_TYPE",
-        EpisodeOver: "EPISODE_OVER",
-        NoEpisode: "NO_EPISODE",
-        TooSlow: "EXECUTION_ERROR",
-        Full: "CAPACITY_REACHED",
-    }
-    code = codes.get(type(error), "VALIDATION_ERROR")
-    return _error(code, str(error), kind=type(error).__name__)
+    code = "UNKNOWN_TYPE" if isinstance(error, Unknown) else _CODES.get(type(error))
+    return _error(code or "VALIDATION_ERROR", str(error), kind=type(error).__name__)
 
 
 def _error(code: str, message: str, **more: str) -> JsonObject:
     return {"type": "error", "data": {"message": message, "code": code, **more}}
 
 
-async def _refuse(socket: WebSocket, full: Full) -> None:
+async def _refuse(socket: WebSocket, no: RoundsError) -> None:
     """Say why there is no seat, and leave the peer the time to read it before closing."""
     try:
-        await socket.send_text(wire.dumps(error_body(full)))
+        await socket.send_text(wire.dumps(error_body(no)))
         async with asyncio.timeout(REFUSED_WAIT_S):
             await socket.receive()
     except (TimeoutError, WebSocketDisconnect, OSError):
         log.debug("refused peer left without asking")
-    await _close(socket, TRY_AGAIN_LATER, "CAPACITY_REACHED: every session is taken")
+    reason = (
+        "CAPACITY_REACHED: every session is taken" if isinstance(no, Full) else "SERVER_STOPPING"
+    )
+    await _close(socket, TRY_AGAIN_LATER, reason)
 
 
 async def _close(socket: WebSocket, code: int, reason: str) -> None:

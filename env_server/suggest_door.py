@@ -30,8 +30,9 @@ from env_server.contract import (
     UnknownAgent,
     did_you_mean,
 )
+from env_server.guard import Keeper
 from env_server.http_door import body_of, guarded, json_reply, named_session
-from env_server.play import NoEpisode, Play, TooSlow
+from env_server.play import Play, TooSlow
 from env_server.provided import NotProvided, provided
 from env_server.sessions import NoSession, Session
 
@@ -73,7 +74,7 @@ class Advice:
             return self._borrowed[name]
 
 
-def routes(play: Play, advice: Advice) -> APIRouter:
+def routes(play: Play, advice: Advice, keeper: Keeper) -> APIRouter:
     """The door of one family, to be mounted beside its others."""
     family = play.family
     router = APIRouter()
@@ -87,8 +88,13 @@ def routes(play: Play, advice: Advice) -> APIRouter:
             wire.only(body, _FIELDS, "suggest")
             session = _session(play, request, body)
             name = wire.text(body, "agent") or advice.agent or _heuristic(play).name
+            if name == advice.agent and name not in family.agents:
+                keeper.spend(request)  # a lent player may cost money
             # a copy: the player may step on while the agent thinks
-            reply = await suggestion(play, advice, _running(session).copy(), name)
+            episode = await play.copied(session)
+            if episode.done:
+                raise EpisodeOver(f"episode {episode.episode_id} has ended; reset begins another")
+            reply = await suggestion(play, advice, episode, name)
             return json_reply(reply)
 
         return await guarded(work)
@@ -183,6 +189,8 @@ def _session(play: Play, request: Request, body: JsonObject) -> Session:
         raise wire.BadMessage(f"observation must be an object, not {wire.shown(seen)}")
     for session in play.table.living(play.family.name):
         episode = session.episode
+        if session.turn.locked():  # in the midst of a step: no longer at what anybody saw
+            continue
         if episode is not None and episode.episode_id == seen.get("episode_id", episode.episode_id):
             shown = wire.begun(episode, play.style)["observation"]
             if json.loads(wire.dumps(shown)) == seen:  # by value: a browser writes 25.0 as 25
@@ -191,14 +199,6 @@ def _session(play: Play, request: Request, body: JsonObject) -> Session:
         "no episode of this server stands at this observation; send session_id, or the latest"
         " observation of an episode begun here"
     )
-
-
-def _running(session: Session) -> Episode:
-    if session.episode is None:
-        raise NoEpisode("no episode yet; reset begins one")
-    if session.episode.done:
-        raise EpisodeOver(f"episode {session.episode.episode_id} has ended; reset begins another")
-    return session.episode
 
 
 def _shape(play: Play, advice: Advice) -> JsonObject:

@@ -40,8 +40,11 @@ RewardStyle = Literal["signed", "bounded"]
 MAX_FRAME: Final = 64 * 1024  # bytes of one message or body
 MAX_SEED: Final = 2**63 - 1
 MAX_ID: Final = 255  # characters of an identifier
+MAX_WHY: Final = 4000  # characters of a refusal's reason: an episode keeps it as long as it lives
+MAX_PLAYED: Final = 10_000  # actions of a snapshot
 REFUSAL_KINDS: Final = ("malformed", "truncated", "illegal", "budget", "empty")
 _RESET_FIELDS: Final = ("task_id", "seed", "split", "episode_id")
+_SNAPSHOT_FIELDS: Final = ("family", "version", *_RESET_FIELDS, "actions", "steps", "done")
 
 
 class BadMessage(RoundsError, ValueError):
@@ -51,11 +54,13 @@ class BadMessage(RoundsError, ValueError):
 # -- reading ----------------------------------------------------------------------------------
 
 
-def read_object(raw: str | bytes) -> JsonObject:
-    """One JSON object of at most 64 kB. Raises BadMessage on anything else, NaN and Infinity included."""
+def read_object(raw: str | bytes, limit: int = MAX_FRAME) -> JsonObject:
+    """One JSON object of at most `limit` bytes. Raises BadMessage on anything else, NaN and Infinity included."""
     size = len(raw)
-    if size > MAX_FRAME:
-        raise BadMessage(f"message of {size} bytes; the limit is {MAX_FRAME}")
+    if size <= limit < 4 * size and isinstance(raw, str):
+        size = len(raw.encode("utf-8", "surrogatepass"))
+    if size > limit:
+        raise BadMessage(f"message of {size} bytes; the limit is {limit}")
     try:
         value = json.loads(raw, parse_constant=_not_json, parse_float=_finite)
         # a lone surrogate is legal JSON but cannot be encoded again
@@ -157,7 +162,36 @@ def _read_refusal(data: object) -> Refusal:
         raise BadMessage(
             f"refusal needs a kind of {', '.join(REFUSAL_KINDS)} and a why, not {shown(data)}"
         )
+    if len(why) > MAX_WHY:
+        raise BadMessage(f"refusal.why of {len(why)} characters; the limit is {MAX_WHY}")
     return Refusal(cast(RefusalKind, kind), why)
+
+
+def spelled(action: Action | Refusal) -> JsonObject:
+    """`action` as `read_action` reads it."""
+    return {"refusal": action.to_json()} if isinstance(action, Refusal) else action.to_json()
+
+
+def read_snapshot(family: Family, data: object) -> tuple[Begin, list[JsonObject]]:
+    """The case of a snapshot and the actions played. Raises BadMessage, UnknownTask or BadSplit."""
+    if not isinstance(data, Mapping):
+        raise BadMessage(f"snapshot must be an object, not {shown(data)}")
+    only(data, _SNAPSHOT_FIELDS, "snapshot")
+    made_by = (data.get("family", family.name), data.get("version", family.version))
+    if made_by != (family.name, family.version):
+        raise BadMessage(
+            f"a snapshot of {shown(made_by[0])} version {shown(made_by[1])} cannot be played on: "
+            f"this is {family.name} {family.version}"
+        )
+    actions = data.get("actions", [])
+    if not isinstance(actions, list) or len(actions) > MAX_PLAYED:
+        raise BadMessage(f"snapshot.actions must be a list of at most {MAX_PLAYED} actions")
+    for at, action in enumerate(actions):
+        if not isinstance(action, dict):
+            raise BadMessage(f"snapshot.actions[{at}] must be an object, not {shown(action)}")
+    if data.get("seed") is None:
+        raise BadMessage("a snapshot has a seed")
+    return read_begin(family, {key: data[key] for key in _RESET_FIELDS if key in data}), actions
 
 
 # -- replying ---------------------------------------------------------------------------------
