@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from configs.loader import ConfigError
 from env_server.contract import RoundsError
 from training import flags, threads
+from training.progress import Interrupted, Progress, lines, stoppable
+from training.progress import line as progress_line
 from training.run_folder import BadRun, open_run
 
 if TYPE_CHECKING:
     from training.combinations import Combinations, Recipe
     from training.optim_neural_ts import OptimNeuralTS, Search
-    from training.watch import Progress
 
 threads.settle()
 
@@ -152,13 +154,12 @@ class BanditConfig:
 
 
 def train(
-    config: BanditConfig, progress: Progress | None = None, stop: Any = None
+    config: BanditConfig, progress: Progress | None = None, stop: threading.Event | None = None
 ) -> dict[str, Any]:
     """Run or resume the search; returns the last line of metrics.jsonl.
 
-    Raises BadRun, and watch.Interrupted where `stop` (a threading.Event) is set, state saved.
+    Raises BadRun, and Interrupted where `stop` (a threading.Event) is set, state saved.
     """
-    from training import watch
     from training.combinations import load
     from training.optim_neural_ts import OptimNeuralTS
 
@@ -178,12 +179,12 @@ def train(
                 progress("ask", len(search.rows), config.evaluations, line)
         if stop is not None and stop.is_set() and len(search.rows) < config.evaluations:
             _keep(search, run)
-            raise watch.Interrupted(
+            raise Interrupted(
                 f"stopped after {len(search.rows)} of {config.evaluations} evaluations, state in"
                 f" {run / 'state.safetensors'}; the same command goes on from there"
             )
     _finish(run, config, data, search)
-    return watch.lines(run / "metrics.jsonl")[-1]
+    return lines(run / "metrics.jsonl")[-1]
 
 
 def _due(config: BanditConfig, search: OptimNeuralTS, before: int) -> bool:
@@ -247,17 +248,15 @@ def _restore(search: OptimNeuralTS, run: Path) -> None:
 
 def _drop_replayed(run: Path, asked: int) -> None:
     """Lines of evaluations that will be made again are dropped first."""
-    from training import watch
 
     path = run / "metrics.jsonl"
-    kept = [line for line in watch.lines(path) if line["evaluations"] <= asked]
+    kept = [line for line in lines(path) if line["evaluations"] <= asked]
     path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
 def _finish(run: Path, config: BanditConfig, data: Combinations, search: OptimNeuralTS) -> None:
     """The model by its own name, and beside it what it is and how good."""
     from eval import neural_ts
-    from training import watch
     from training.combinations import THRESHOLD
 
     neural_ts.save(search.model, run / MODEL)
@@ -267,7 +266,7 @@ def _finish(run: Path, config: BanditConfig, data: Combinations, search: OptimNe
         "drugs": config.drugs,
         "threshold": THRESHOLD,
         "evaluations": len(search.rows),
-        "metrics": watch.lines(run / "metrics.jsonl"),
+        "metrics": lines(run / "metrics.jsonl"),
     }
     (run / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
@@ -290,15 +289,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from training import watch
 
     try:
-        with watch.line() as progress, watch.stoppable() as stop:
-            line = train(config, progress, stop.asked)
+        with progress_line() as shown, stoppable(threading.Event()) as stop:
+            line = train(config, shown, stop)
     except RoundsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except watch.Interrupted as stopped:
+    except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return 130
     print(json.dumps(line))

@@ -37,8 +37,8 @@ from eval.pair_risk import (
 )
 from training import flags
 from training.fitting import Fit, fit
+from training.progress import Progress, line
 from training.run_folder import BadRun, open_run
-from training.watch import Progress, line
 
 
 @dataclass(frozen=True, slots=True)
