@@ -390,3 +390,16 @@ def test_the_outcome_names_the_reference_and_it_regrets_nothing() -> None:
     assert told["regret"] == 0 and told["score_best"] == episode.score()
     assert told["stated_p_go"] == pytest.approx(told["posterior_p_go"], abs=1e-4)
     assert len(told["best_plan"]) == episode.steps
+
+
+def test_the_outcome_tells_the_whole_latent_state() -> None:
+    episode = begin(scenario="ptpn11_juvenile_mml_complex")
+    buy_something(episode)
+    episode.step(report("go", 0.8))
+    told = json.loads(json.dumps(episode.outcome()["latent_state"]))
+    assert told == episode.outcome()["latent_state"]
+    assert told["target"]["levels"]["allo"] == 1 and told["target"]["correct_decision"] == "go"
+    assert told["quality"]["noise_level"] == "poor"
+    assert told["credits"] == {"credits_total": 30, "credits_used": 1, "credits_remaining": 29}
+    assert told["progress"]["report_submitted"] and told["progress"]["investigated"]["literature"]
+    assert not told["progress"]["investigated"]["toxicity"]

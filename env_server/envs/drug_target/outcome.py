@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from data.drug_target.records import FACTORS
-from env_server.envs.drug_target import biology, rubrics
+from env_server.envs.drug_target import rubrics
+from env_server.envs.drug_target.latent import state_of
 
 if TYPE_CHECKING:
     from env_server.envs.drug_target.episode import ValidationEpisode
@@ -43,12 +43,8 @@ def tell(episode: ValidationEpisode) -> Mapping[str, Any]:
         "rubric": episode.rubric,
         "credits_spent": books.spent,
         "redundant_calls": books.redundant,
-        "key_evidence_dimensions": list(case.key_dimensions),
         "key_coverage": books.key_seen / books.key_total if books.key_total else 1.0,
-        "true_viability_score": round(biology.viability(case.profile, case.modality), 6),
-        "target_profile": dict(zip(FACTORS, case.profile, strict=True)),
-        "data_quality": case.quality,
-        "misleading_signals": list(case.misleading),
+        "latent_state": plain(state_of(episode).to_json()),
         "scenario": case.scenario,
         "shifted": case.shift,
         "score_best": best,
@@ -56,6 +52,13 @@ def tell(episode: ValidationEpisode) -> Mapping[str, Any]:
         "regret": best - score,
     }
     return MappingProxyType(told)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON reads it again: tuples become lists."""
+    if isinstance(value, dict):
+        return {key: plain(member) for key, member in value.items()}
+    return [plain(member) for member in value] if isinstance(value, list | tuple) else value
 
 
 def reference(case: Case, rubric: rubrics.Rubric) -> tuple[float, tuple[dict[str, Any], ...]]:
