@@ -1,4 +1,4 @@
-"""Four pictures of a table, drawn as SVG that a page can hold: intervals, strips, costs, curves.
+"""Five pictures of a table, drawn as SVG that a page can hold: intervals, strips, costs, reliability, curves.
 
 Knows coordinates, ticks and labels; colours are classes, so that one stylesheet serves light, dark
 and print. Nothing of runs or files. All text is escaped.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log10
+from math import ceil, floor, log10, sqrt
 
 from markupsafe import Markup
+
+from eval.calibration import Bin
 
 WIDTH = 360.0  # of every picture, in units that a phone shows as pixels
 LEFT, RIGHT, TOP, BOTTOM = 112.0, 52.0, 8.0, 24.0
@@ -176,6 +178,27 @@ def curves(series: Sequence[Curve], unit: str, title: str) -> Markup:
             dots = "".join(f"M{x(px):.1f} {y(py):.1f}h0" for px, py in curve.points)
             parts.append(Markup('<path class="dots looks" d="{}"/>').format(dots))
     return _picture(parts, TOP + high + 42, title)
+
+
+def reliability(bins: Sequence[Bin], role: str, title: str) -> Markup:
+    """Stated chance against what came true, a circle a bin, as large as it holds many; on the line is honest."""
+    side, left = 200.0, 60.0
+    x, y = Scale(0, 1, left, left + side), Scale(0, 1, TOP + side, TOP)
+    ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
+    parts = [_line(left, y(t), left + side, y(t), "grid") for t in ticks]
+    parts += [_text(left - 6, y(t) + 4, _short(t), "tick end") for t in ticks]
+    parts += [_text(x(t), TOP + side + 16, _short(t), "tick middle") for t in ticks]
+    parts.append(_line(x(0), y(0), x(1), y(1), "baseline"))
+    parts.append(
+        _text(left + side / 2, TOP + side + 32, "stated, against came true", "tick middle")
+    )
+    total = sum(n for n, _, _ in bins)
+    for n, stated, true in bins:
+        told = f"{n} forecasts: stated {stated:.2f}, came true {true:.2f}"
+        circle = Markup('<circle class="mark {}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}">')
+        parts.append(circle.format(role, x(stated), y(true), 3 + 12 * sqrt(n / total)))
+        parts.append(Markup("<title>{}</title></circle>").format(told))
+    return _picture(parts, TOP + side + 42, title)
 
 
 def symbol(role: str) -> Markup:

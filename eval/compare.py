@@ -34,7 +34,7 @@ from eval.question import (
 from eval.record import Record
 from eval.result import Result, result
 from eval.roster import NotReady, Options, Player
-from eval.rows import Played, Row, rows
+from eval.rows import Played, Row, extras, rows
 
 Tick = Callable[[str, str, int], None]  # (task, agent, episodes settled since the last call)
 
@@ -78,7 +78,7 @@ def compare(
         if say is not None and kept is not None and kept.dropped is not None:
             say(kept.dropped)
         played = list(_play_all(question, players, kept, tick or _silent))
-    found = rows(question.family.name, split, played, against)
+    found = rows(question.family.name, split, played, against, extras(question.family))
     if run is not None:
         record.write_json(run / "table.json", [row.to_json() for row in found])
     return found

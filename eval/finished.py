@@ -9,14 +9,14 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from env_server.contract import JsonObject, RoundsError
 from eval.learned import Training, trainings
 from eval.record import AGENTS, EPISODES, read_episodes
 from eval.result import result
-from eval.rows import KEYS, Row
+from eval.rows import Row
 from eval.trajectory import Trajectory
 
 NEGLIGIBLE = 0.002  # of a score: no failure worth a page
@@ -92,9 +92,7 @@ def read_rows(folder: Path) -> list[Row]:
             f"{folder} has no table.json: the run has not finished;"
             f" go on with python -m eval.compare --run {folder.name} --resume and the same flags"
         )
-    known = {KEYS.get(f.name, f.name): f.name for f in fields(Row)}
-    body = json.loads(path.read_text("utf-8"))
-    return [Row(**{known[key]: v for key, v in row.items() if key in known}) for row in body]
+    return [Row.from_json(row) for row in json.loads(path.read_text("utf-8"))]
 
 
 def _json(path: Path) -> JsonObject:

@@ -103,6 +103,7 @@ class Page:
     absent: tuple[tuple[str, str], ...]
     differences: Pictures
     costs: Pictures
+    reliability: Pictures
     legend_of_table: str
     blocks: tuple[Block, ...]
     curves: Pictures
@@ -157,6 +158,7 @@ def page(run: Finished, rows: Sequence[Row]) -> Page:
         absent=tuple((a, why) for a, why in absent.items() if a not in present),
         differences=tuple(_differences(run, told)),
         costs=tuple(_costs(told)),
+        reliability=tuple(_reliability(told)),
         legend_of_table=table.legend(rows),
         blocks=tuple(_block(b) for b in blocks),
         curves=tuple((f"{t.agent} · {t.folder.name}", _curve(t)) for t in run.trainings),
@@ -230,6 +232,14 @@ def _costs(blocks: Iterable[Sequence[Row]]) -> Iterator[tuple[str, Markup]]:
                 yield _title(block), charts.costs(spent, unit, title, log)
 
 
+def _reliability(blocks: Iterable[Sequence[Row]]) -> Iterator[tuple[str, Markup]]:
+    """One an agent and task, where agents state chances."""
+    for row in (row for block in blocks for row in block):
+        if row.reliability and row.task != ALL_TASKS:
+            title = f"{row.agent} · {row.task} · ECE {row.measures.get('ECE') or 0:.3f}"
+            yield title, charts.reliability(row.reliability, row.role, f"Reliability of {title}")
+
+
 def _curve(told: Training) -> Markup:
     few = len(told.noisy) < 3 * SMOOTHED  # a mean over so few would only lag behind them
     series = [
@@ -264,7 +274,7 @@ def _lead(rows: Sequence[Row]) -> str:
 
 
 def _block(block: Sequence[Row]) -> Block:
-    columns = [c for c in table.COLUMNS if any(c.cell(row) for row in block)]
+    columns = table.columns(block)
     return Block(
         title=f"{block[0].family} · {_title(block)}",
         headings=tuple(c.heading for c in columns),

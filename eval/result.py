@@ -7,7 +7,7 @@ A trajectory with its observations can weigh a megabyte; this does not. Knows wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from eval.trajectory import Trajectory
@@ -21,7 +21,8 @@ class Result:
     was. clean: the best review changes nothing. queries, interventions: None where actions have no
     `action_type`. sampled_tokens, prompt_tokens: written and read by a language model, None unless
     one played; an API reads its prompt anew at every request. cost_usd: None where no price is known.
-    speechless: the patient did not fit the model's context. lost: why there is no score.
+    speechless: the patient did not fit the model's context. lost: why there is no score. told: what
+    else the outcome says in a number, a word, yes or no.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Result:
     cost_usd: float | None = None
     speechless: bool = False
     lost: str | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 def result(trajectory: Trajectory) -> Result:
@@ -70,6 +72,7 @@ def result(trajectory: Trajectory) -> Result:
         cost_usd=cost_usd,
         speechless=trajectory.tokens is not None and not any(trajectory.tokens.mask),
         lost=trajectory.lost,
+        told={k: v for k, v in told.items() if isinstance(v, int | float | str)},
     )
 
 

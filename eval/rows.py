@@ -6,11 +6,13 @@ Knows which patients two agents share; nothing of how a row is shown or an episo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from statistics import fmean
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from env_server.contract import JsonObject
+from env_server.contract import Family, JsonObject, Measure
+from eval import calibration
+from eval.calibration import Bin, Forecast
 from eval.metrics import Difference, estimate, holm, interquartile_estimate, paired_difference
 from eval.metrics import share_of_optimum as optimum_reached
 from eval.result import Result
@@ -31,7 +33,7 @@ class Row:
     prompt_tokens (read), cost_usd, seconds (to decide): a mean episode. diff: score less the
     baseline's on the same patients; p as tested, p_holm corrected for the block's rows. wins:
     probability of improvement with its interval. detectable: the smallest difference this n would
-    have found.
+    have found. measures: the family's own columns by heading. reliability: bins of what was stated.
     """
 
     family: str
@@ -70,9 +72,19 @@ class Row:
     detectable: float | None = None
     lost: int = 0
     note: str = ""
+    measures: Mapping[str, float | None] = field(default_factory=dict)
+    reliability: tuple[Bin, ...] = ()
 
     def to_json(self) -> JsonObject:
         return {KEYS.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Row:
+        """What `to_json` wrote; fields that a later version wrote are left out."""
+        known = {KEYS.get(f.name, f.name): f.name for f in fields(cls)}
+        told = {known[key]: value for key, value in body.items() if key in known}
+        told["reliability"] = tuple(tuple(one) for one in told.get("reliability", ()))
+        return cls(**told)
 
 
 KEYS = {"episode_return": "return"}  # a word Python keeps for itself
@@ -89,14 +101,44 @@ class Played:
     note: str = ""
 
 
-def rows(family: str, split: str, played: Sequence[Played], baseline: str | None) -> list[Row]:
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a family wants measured beside what is measured of all: see `contract.Measure`."""
+
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    forecast: Callable[[Mapping[str, Any]], Forecast | None] | None = None
+
+
+NONE = Extras()
+
+
+def extras(family: Family) -> Extras:
+    """The columns that this family offers; none where it offers none."""
+    return Extras(getattr(family, "measures", {}), getattr(family, "forecast", None))
+
+
+# of any forecasts; a family's own columns come first
+STATED: Mapping[str, Callable[[Sequence[Forecast]], float | None]] = {
+    "Brier": calibration.brier,
+    "log loss": calibration.log_loss,
+    "ECE": calibration.calibration_error,
+}
+
+
+def rows(
+    family: str,
+    split: str,
+    played: Sequence[Played],
+    baseline: str | None,
+    more: Extras = NONE,
+) -> list[Row]:
     """A block of rows a task in the order played, then sums where there are several tasks."""
     tasks = list(dict.fromkeys(block.task for block in played))
     table: list[Row] = []
     for task in tasks:
-        table += _block(family, split, [p for p in played if p.task == task], baseline)
+        table += _block(family, split, [p for p in played if p.task == task], baseline, more)
     if len(tasks) > 1:
-        table += _block(family, split, _sums(played, len(tasks)), baseline)
+        table += _block(family, split, _sums(played, len(tasks)), baseline, more)
     return table
 
 
@@ -112,9 +154,11 @@ def _sums(played: Sequence[Played], n_tasks: int) -> list[Played]:
     return sums
 
 
-def _block(family: str, split: str, played: Sequence[Played], baseline: str | None) -> list[Row]:
+def _block(
+    family: str, split: str, played: Sequence[Played], baseline: str | None, more: Extras
+) -> list[Row]:
     theirs = next((p for p in played if p.agent == baseline), None)
-    block = [_compared(_row(family, split, p), p, theirs) for p in played]
+    block = [_compared(_told(_row(family, split, p), p, more), p, theirs) for p in played]
     tested = [i for i, row in enumerate(block) if row.p is not None]
     corrected = holm([block[i].p or 0.0 for i in tested])
     for i, p in zip(tested, corrected, strict=True):
@@ -167,6 +211,28 @@ def _measured(row: Row, kept: Sequence[Result]) -> Row:
         cost_usd=_mean(kept, lambda r: r.cost_usd),
         seconds=fmean(r.seconds for r in kept),
     )
+
+
+def _told(row: Row, played: Played, more: Extras) -> Row:
+    """The row with the family's own columns."""
+    outcomes = [r.told for r in played.results if r.lost is None]
+    if not outcomes:
+        return row
+    found = {name: _own(measure, outcomes) for name, measure in more.measures.items()}
+    if more.forecast is None:
+        return replace(row, measures=found)
+    stated = [one for one in map(more.forecast, outcomes) if one is not None]
+    found |= {name: of(stated) for name, of in STATED.items()}
+    return replace(row, measures=found, reliability=calibration.reliability(stated))
+
+
+def _own(measure: Measure, outcomes: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean of what is told, or a ratio of sums; None where nothing is."""
+    per = measure.per or (lambda told: 1.0)
+    pairs = [(measure.of(told), per(told)) for told in outcomes]
+    known = [(of, by) for of, by in pairs if of is not None and by is not None]
+    below = sum(by for _, by in known)
+    return sum(of for of, _ in known) / below if below else None
 
 
 def _mean(kept: Iterable[Result], of: Callable[[Result], float | None]) -> float | None:

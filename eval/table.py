@@ -93,6 +93,7 @@ COLUMNS = (
     Column("time", lambda r: _time(r.seconds), 8),
     Column("note", lambda r: r.note),  # of a page; text has `notes` below its tables
 )
+OWN_RANK = 7  # a family's own columns leave a narrow terminal before score, Δ and refusals do
 MEANING = {
     "IQM [95 %]": "IQM: mean of the middle half of all patients, drawn within tasks.",
     "wins": "Wins: share of patients who do better than with the baseline, ties half.",
@@ -102,6 +103,8 @@ MEANING = {
     "over-called": "Over-called: patients who needed no change and got one.",
     "tokens": "Tokens: written by a model, an episode; read: given to it.",
     "time": "Time: to decide, an episode.",
+    "Brier": "Brier: squared distance of the stated chance from what came true.",
+    "ECE": "ECE: expected calibration error, in tenths.",
 }
 FEW = 100  # patients; below, intervals of a difference are too narrow (docs/evaluation.md)
 
@@ -121,9 +124,13 @@ def rendered(rows: Sequence[Row], width: int = PLAIN_WIDTH) -> RenderableType:
     parts: list[RenderableType] = []
     left_out: list[str] = []
     for block in _blocks(rows):
-        columns = _filled(block)
-        shown = _fitting(columns, block, width)
-        left_out += [c.heading for c in columns if c not in shown and c.heading not in left_out]
+        filled = _filled(block)
+        shown = _fitting(filled, block, width)
+        left_out += [
+            c.heading
+            for c in filled
+            if c.heading not in {s.heading for s in shown} and c.heading not in left_out
+        ]
         parts += [_rich_block(block, shown), ""]
     below = [*notes(rows), legend(rows)]
     if left_out:
@@ -143,8 +150,15 @@ def as_json(rows: Sequence[Row]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
+    """One line a row; a family's own measures are columns of their own, bins are left out."""
     out = io.StringIO()
-    table = [row.to_json() for row in rows]
+    nested = ("measures", "reliability")
+    names = dict.fromkeys(name for row in rows for name in row.measures)
+    table = [
+        {k: v for k, v in row.to_json().items() if k not in nested}
+        | {name: row.measures.get(name) for name in names}
+        for row in rows
+    ]
     writer = csv.DictWriter(out, fieldnames=list(table[0]) if table else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
@@ -205,12 +219,28 @@ def _title(block: Sequence[Row]) -> str:
 def _filled(block: Sequence[Row]) -> list[Column]:
     """The columns of numbers that say something in this block."""
     unsaid = {"note"} | ({"n"} if len({row.n for row in block}) == 1 else set())
-    return [c for c in COLUMNS if c.heading not in unsaid and any(c.cell(row) for row in block)]
+    return [c for c in columns(block) if c.heading not in unsaid]
 
 
-def _fitting(columns: Sequence[Column], block: Sequence[Row], width: int) -> list[Column]:
+def columns(block: Sequence[Row]) -> list[Column]:
+    """The columns that say something in this block: those of all families, then its own."""
+    own = [_own(name) for name in dict.fromkeys(n for row in block for n in row.measures)]
+    *shared, note = COLUMNS
+    return [c for c in (*shared, *own, note) if any(c.cell(row) for row in block)]
+
+
+def _own(name: str) -> Column:
+    return Column(name, lambda row: _own_digits(row.measures.get(name)), OWN_RANK)
+
+
+def _own_digits(value: float | None) -> str:
+    """Counts need fewer digits than shares."""
+    return _digits(value, 1 if value is not None and abs(value) >= 10 else 3)
+
+
+def _fitting(filled: Sequence[Column], block: Sequence[Row], width: int) -> list[Column]:
     """As many of the columns as fit, the most important first."""
-    shown = list(columns)
+    shown = list(filled)
     while sum(_width(c, block) + 3 for c in shown) + 1 > width:
         last = max(shown, key=lambda c: c.rank)
         if last.rank == 0:
@@ -223,22 +253,22 @@ def _width(column: Column, block: Sequence[Row]) -> int:
     return max(len(column.heading), *(len(column.cell(row)) for row in block))
 
 
-def _rich_block(block: Sequence[Row], columns: Sequence[Column]) -> Table:
+def _rich_block(block: Sequence[Row], shown: Sequence[Column]) -> Table:
     table = Table(title=Text(_title(block)), title_justify="left")
-    for column in columns:
+    for column in shown:
         justify: JustifyMethod = "left" if column.heading == "agent" else "right"
         table.add_column(column.heading, justify=justify, no_wrap=True, overflow="fold")
     for row in block:
-        table.add_row(*(Text(column.cell(row)) for column in columns))
+        table.add_row(*(Text(column.cell(row)) for column in shown))
     return table
 
 
 def _markdown_block(block: Sequence[Row]) -> str:
-    columns = _filled(block)
+    shown = _filled(block)
     lines = [
-        [column.heading for column in columns],
-        [":---" if column.heading == "agent" else "---:" for column in columns],
-        *([column.cell(row).replace("|", "\\|") for column in columns] for row in block),
+        [column.heading for column in shown],
+        [":---" if column.heading == "agent" else "---:" for column in shown],
+        *([column.cell(row).replace("|", "\\|") for column in shown] for row in block),
     ]
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return f"**{_title(block)}**\n\n{body}"

@@ -13,12 +13,13 @@ import pytest
 
 from eval import neural_ts
 from eval.screening import UnknownDrug, open_screen
-from training import bandit, watch
+from training import bandit
 from training.bandit import BanditConfig, train
 from training.combinations import Combinations, Recipe, generate
 from training.flagging import Asked, expected_precision, judged, probability_of
 from training.optim_neural_ts import OptimNeuralTS, Search, standing_out
 from training.plain_screens import marginal, remembered, ridge_line, ridge_search
+from training.progress import Interrupted, lines
 
 SMALL = Recipe("paper", "protective", 2000, 120, 6, seed=3)
 
@@ -75,15 +76,15 @@ def test_what_was_stopped_goes_on_to_the_same_bits(here: Path) -> None:
     whole, halves = small(here / "whole"), small(here / "halves")
     train(whole)
     stop = threading.Event()
-    with pytest.raises(watch.Interrupted, match="goes on from there"):
+    with pytest.raises(Interrupted, match="goes on from there"):
         train(halves, lambda *_: stop.set(), stop)
-    assert len(watch.lines(here / "halves" / "metrics.jsonl")) == 1
+    assert len(lines(here / "halves" / "metrics.jsonl")) == 1
     train(halves)
     assert (here / "whole" / bandit.MODEL).read_bytes() == (
         here / "halves" / bandit.MODEL
     ).read_bytes()
     told = [
-        [{k: v for k, v in line.items() if k != "seconds"} for line in watch.lines(run)]
+        [{k: v for k, v in line.items() if k != "seconds"} for line in lines(run)]
         for run in (here / "whole" / "metrics.jsonl", here / "halves" / "metrics.jsonl")
     ]
     assert told[0] == told[1]
@@ -96,7 +97,7 @@ def test_a_search_by_evolution_resumes_to_the_same_bits(here: Path) -> None:
     whole, halves = small(here / "whole", **knobs), small(here / "halves", **knobs)
     train(whole)
     stop = threading.Event()
-    with pytest.raises(watch.Interrupted):
+    with pytest.raises(Interrupted):
         train(halves, lambda *_: stop.set(), stop)
     train(halves)
     kept = [(here / run / "state.safetensors").read_bytes() for run in ("whole", "halves")]
@@ -230,3 +231,13 @@ def test_the_command_prints_the_last_line_of_its_metrics(here: Path, capsys: Any
     config = _written(here, small(here / "run", evaluations=200))
     assert bandit.main(["--config", str(config)]) == 0
     assert json.loads(capsys.readouterr().out)["evaluations"] == 200
+
+
+def test_the_page_shows_the_results_that_are_kept() -> None:
+    from bench.bandit import kept
+
+    root = Path(__file__).parents[1]
+    page = (root / "docs" / "bandit.md").read_text("utf-8")
+    assert kept(root / "bench" / "results" / "bandit.json") in page, (
+        "put in what this prints: python -m bench.bandit --kept"
+    )
