@@ -13,7 +13,8 @@ from env_server.contract import Episode, Family, JsonObject
 
 Form = tuple[str, object, bool]
 
-SHORT_S: Final = 0.003  # processor time; what a loop may lose without being felt
+SHORT_S: Final = 0.003  # of the processor; what a loop may lose without being felt
+WAITED_S: Final = 0.1  # by the clock; above it the step waits for something, not for its turn
 PROOFS: Final = 16  # short runs before a form is trusted
 RELAPSE: Final = (
     512  # short runs after a long one: attempts at one case are short all but the first
@@ -38,8 +39,9 @@ class Pace:
         """Whether it may be long: it was, or too little is known."""
         return self._short.get(form, 0) < PROOFS
 
-    def took(self, form: Form, seconds: float) -> None:
-        if seconds > SHORT_S:
+    def took(self, form: Form, processor_s: float, clock_s: float) -> None:
+        """Learn from one step."""
+        if processor_s > SHORT_S or clock_s > WAITED_S:
             self._short[form] = PROOFS - RELAPSE
         else:
             self._short[form] = self._short.get(form, 0) + 1

@@ -7,17 +7,28 @@ that may be long (`pace.py`); one session's requests wait for one another, and k
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter, thread_time
 from typing import Any
 
 from env_server import wire
-from env_server.contract import Episode, EpisodeOver, Family, JsonObject, RoundsError
+from env_server.contract import (
+    Action,
+    Episode,
+    EpisodeOver,
+    Family,
+    JsonObject,
+    Refusal,
+    RoundsError,
+)
 from env_server.metrics import Metrics
 from env_server.pace import Pace
 from env_server.sessions import Session, SessionTable, Stopping
 from env_server.workers import Worker
+
+Acted = tuple[JsonObject, float, float]
 
 
 class NoEpisode(RoundsError):
@@ -105,28 +116,25 @@ class Play:
         form = self.pace.form(episode, data)
         act = partial(_act, episode, action, self.style)
         if self.pace.long(form):
-            body, took_s = await self._apart(session, episode, act)
+            body, *took_s = await self._apart(session, episode, act)
         else:
-            body, took_s = act()
-        self.pace.took(form, took_s)
+            body, *took_s = act()
+        self.pace.took(form, *took_s)
         session.played.append(action)
         self.table.touch(session)
         self._count(body, episode, perf_counter() - started)
         return body
 
-    async def _apart(
-        self, session: Session, episode: Episode, act: Any
-    ) -> tuple[JsonObject, float]:
+    async def _apart(self, session: Session, episode: Episode, act: Callable[[], Acted]) -> Acted:
         """The step, done on a thread while the loop serves others."""
         try:
-            done: tuple[JsonObject, float] = await self.stepper.do(act, self.limits.step_s)
+            return await self.stepper.do(act, self.limits.step_s)
         except TimeoutError:
             session.episode = None  # nobody knows where it stands
             raise TooSlow(
                 f"a step of episode {episode.episode_id} took over {self.limits.step_s:g} s; "
                 f"the episode was dropped, reset begins another"
             ) from None
-        return done
 
     def _count(self, body: JsonObject, episode: Episode, took_s: float) -> None:
         name, metrics = self.family.name, self.metrics
@@ -183,8 +191,8 @@ def _begun(session: Session) -> Episode:
     return session.episode
 
 
-def _act(episode: Episode, action: Any, style: wire.RewardStyle) -> tuple[JsonObject, float]:
-    """The reply to one step, and the processor time it took: ending an episode may grade it."""
-    started = thread_time()
+def _act(episode: Episode, action: Action | Refusal, style: wire.RewardStyle) -> Acted:
+    """The reply to one step (ending an episode may grade it) with processor and clock seconds."""
+    processor_s, clock_s = thread_time(), perf_counter()
     body = wire.stepped(episode.step(action), episode, style)
-    return body, thread_time() - started
+    return body, thread_time() - processor_s, perf_counter() - clock_s

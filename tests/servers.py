@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as open_socket
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,3 +75,15 @@ def until(true: Any, within_s: float) -> bool:
             return True
         time.sleep(0.01)
     return bool(true())
+
+
+def dial(url: str, path: str = "/ws", **settings: Any) -> ClientConnection:
+    """A socket to the server at `url`."""
+    return open_socket(f"ws{url[4:]}{path}", proxy=None, **settings)
+
+
+def ask(ws: ClientConnection, message: object) -> dict[str, Any]:
+    """The reply to one message; text and bytes are sent as they are."""
+    ws.send(message if isinstance(message, (str, bytes)) else json.dumps(message))
+    reply: dict[str, Any] = json.loads(ws.recv(timeout=20))
+    return reply

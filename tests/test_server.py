@@ -13,10 +13,9 @@ import pytest
 from fakes import NumberLine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import serving_here, start
+from servers import ask, dial, serving_here, start
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
-from websockets.sync.client import connect as open_socket
 
 from env_server import app as server
 from env_server import registry
@@ -50,16 +49,6 @@ def http(url: str) -> Iterator[httpx.Client]:
 def ws(url: str) -> Iterator[ClientConnection]:
     with dial(url) as ws:
         yield ws
-
-
-def dial(url: str, path: str = "/ws") -> ClientConnection:
-    return open_socket(f"ws{url[4:]}{path}", proxy=None)
-
-
-def ask(ws: ClientConnection, message: object) -> dict[str, Any]:
-    ws.send(message if isinstance(message, (str, bytes)) else json.dumps(message))
-    reply: dict[str, Any] = json.loads(ws.recv(timeout=10))
-    return reply
 
 
 # -- the socket -------------------------------------------------------------------------------
