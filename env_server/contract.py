@@ -202,6 +202,20 @@ class AgentCard:
     tasks: tuple[str, ...] = ()  # the tasks it plays; empty means all
 
 
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A column that a family adds to every table: the mean of a number that outcomes tell.
+
+    A family offers them as `measures: Mapping[str, Measure]`, by heading. `of` reads one outcome, of
+    which only numbers, booleans and strings are kept; None leaves the episode out. With `per` the
+    column is a ratio of sums. A family whose agents state chances offers `forecast(outcome)` too:
+    (stated chance, whether it came true) or None, from which Brier score and calibration are made.
+    """
+
+    of: Callable[[Mapping[str, Any]], float | None]
+    per: Callable[[Mapping[str, Any]], float | None] | None = None
+
+
 @runtime_checkable
 class Encoding(Protocol):
     """A task seen as numbers: fixed features, a fixed list of discrete actions and their mask."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 from data.drug_target.tables import load
 from env_server.contract import (
@@ -16,13 +16,14 @@ from env_server.contract import (
     BadSplit,
     Encoding,
     JsonObject,
+    Measure,
     Refusal,
     Split,
     Task,
     did_you_mean,
     task_of,
 )
-from env_server.envs.drug_target import actions, channels, generator
+from env_server.envs.drug_target import actions, channels, generator, outcome
 from env_server.envs.drug_target.agents import CARDS
 from env_server.envs.drug_target.episode import ValidationEpisode
 from env_server.envs.drug_target.generator import BadOption, Case, Options
@@ -43,6 +44,7 @@ class DrugTarget:
     default_task = "target_medium"
     tasks: Mapping[str, Task] = TASKS
     agents: Mapping[str, AgentCard] = MappingProxyType({card.name: card for card in CARDS})
+    measures: Mapping[str, Measure] = outcome.MEASURES
 
     def begin(
         self,
@@ -66,6 +68,10 @@ class DrugTarget:
         options = Options(scenario, kappa, anonymise, budget)
         tier, own = parted(chosen.name)
         return start(generator.begin(tier, seed, split, options), rubric or own)
+
+    def forecast(self, told: Mapping[str, Any]) -> tuple[float, bool] | None:
+        """The chance of go that a report stated, and whether go was right; one half without a report."""
+        return told["stated_p_go"], told["right_decision"] == "go"
 
     def action_from_json(self, payload: object) -> Action | Refusal:
         return actions.from_json(payload)

@@ -7,14 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from env_server.contract import Measure
 from env_server.envs.drug_target import rubrics
 from env_server.envs.drug_target.latent import state_of
 
 if TYPE_CHECKING:
     from env_server.envs.drug_target.episode import ValidationEpisode
     from env_server.envs.drug_target.generator import Case
+
+
+# the columns of this family in every table, made of what `tell` tells
+MEASURES: Final[Mapping[str, Measure]] = MappingProxyType(
+    {
+        # 1 - 4(p - y)^2 of the report, with nothing charged for how it came about
+        "skill": Measure(lambda told: told["skill"]),
+        "right": Measure(lambda told: float(told["correct"])),
+        "credits": Measure(lambda told: float(told["credits_spent"])),
+        # mean |p - b|: how far the report is from what its own evidence says
+        "off evidence": Measure(lambda told: told["off_the_evidence"]),
+        "skill/credit": Measure(
+            lambda told: told["evidence_skill"], per=lambda told: float(told["credits_spent"])
+        ),
+    }
+)
 
 
 def tell(episode: ValidationEpisode) -> Mapping[str, Any]:
