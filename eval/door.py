@@ -17,6 +17,7 @@ from env_server.client import Connection, EpisodeLost, RemoteError, connect
 from env_server.contract import Action, Episode, Family, Refusal, Split, Step
 from env_server.remote import RemoteEpisode
 
+REPLAYS = 3  # of one episode at one step, each with all the patience there is
 Move: TypeAlias = "tuple[Episode, Action | Refusal]"
 
 
@@ -81,16 +82,27 @@ class LocalDoor:
 
 
 class RemoteDoor:
-    """The environment on a server. A lost episode is played again up to where it was, once.
+    """The environment on one server or several. A lost episode is played again up to where it was.
 
-    The environment is deterministic, so a broken socket or a restarted server costs time alone;
-    what cannot be recovered is `Lost`. Mistakes of the caller (a task that does not exist) raise.
+    The environment is deterministic, so a broken socket or a restarted server costs time alone: one
+    server's episodes go on at another, or wait for it to come back. What cannot be recovered is `Lost`.
+    Mistakes of the caller (a task that does not exist) raise.
     """
 
-    def __init__(self, url: str, family: Family | str, seats: int = 64) -> None:
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        family: Family | str,
+        seats: int = 64,
+        patience_s: float = 60.0,
+        deadline_s: float = 60.0,
+    ) -> None:
+        """patience_s: how long a batch waits for a server to come back, or for a seat."""
         self.family = registry.get(family) if isinstance(family, str) else family
         self.seats = seats
-        self._connection: Connection = connect(url, self.family.name, pool=seats)
+        self._connection: Connection = connect(
+            url, self.family.name, seats, deadline_s=deadline_s, patience_s=patience_s
+        )
 
     def family_of(self, task: str) -> Family:
         return self.family
@@ -99,41 +111,49 @@ class RemoteDoor:
         return cast(Episode, self._connection.begin(task, seed, split))
 
     def begin_many(self, requests: Sequence[Request]) -> list[Episode | Lost]:
-        try:
-            begun = self._connection.begin_many([(r.task, r.seed, r.split) for r in requests])
-        except RemoteError:  # all or none: find out which ones cannot
-            return [self._begin_or_lose(request) for request in requests]
-        return [cast(Episode, episode) for episode in begun]
+        begun = self._connection.begin_each([(r.task, r.seed, r.split) for r in requests])
+        return [
+            Lost(str(one)) if isinstance(one, RemoteError) else cast(Episode, one) for one in begun
+        ]
 
     def step_many(self, moves: Sequence[Move]) -> list[Step | Lost]:
         pairs = [(cast(RemoteEpisode, episode), decision) for episode, decision in moves]
-        answers = self._connection.step_many(pairs)
+        answers: list[Step | EpisodeLost | Lost] = [*self._connection.step_many(pairs)]
+        for _ in range(REPLAYS):
+            lost = [i for i, one in enumerate(answers) if isinstance(one, EpisodeLost)]
+            if not lost:
+                break
+            self._take_up_again(pairs, answers, lost)
         return [
-            self._recovered(*pair, answer) if isinstance(answer, EpisodeLost) else answer
-            for pair, answer in zip(pairs, answers, strict=True)
+            Lost(f"{one} (played again {REPLAYS} times, lost each time)")
+            if isinstance(one, EpisodeLost)
+            else one
+            for one in answers
         ]
 
     def close(self) -> None:
         self._connection.close()
 
-    def _begin_or_lose(self, request: Request) -> Episode | Lost:
-        try:
-            return self.begin(request.task, request.seed, request.split)
-        except RemoteError as error:
-            return Lost(str(error))
-
-    def _recovered(
-        self, episode: RemoteEpisode, decision: Action | Refusal, loss: EpisodeLost
-    ) -> Step | Lost:
-        """The step, taken on a replay of the episode; or both reasons why not.
-
-        The boundary where whatever breaks on the way to a server becomes a named outcome.
-        """
-        try:
-            episode.replay()
-            return episode.step(decision)
-        except Exception as error:
-            return Lost(f"{loss}; replay: {type(error).__name__}: {error}")
+    def _take_up_again(
+        self,
+        pairs: Sequence[tuple[RemoteEpisode, Action | Refusal]],
+        answers: list[Step | EpisodeLost | Lost],
+        places: Sequence[int],
+    ) -> None:
+        """Replay the lost episodes, all at once, and take their step; the answers in their places."""
+        failed = self._connection.replay_many([pairs[i][0] for i in places])
+        again: list[int] = []
+        for i, error in zip(places, failed, strict=True):
+            if error is None:
+                again.append(i)
+            elif isinstance(error, EpisodeLost):  # lost on the way: worth another try
+                answers[i] = error
+            else:
+                answers[i] = Lost(f"{answers[i]}; replay: {type(error).__name__}: {error}")
+        for i, answer in zip(
+            again, self._connection.step_many([pairs[i] for i in again]), strict=True
+        ):
+            answers[i] = answer
 
 
 class MixedDoor:

@@ -120,20 +120,20 @@ def test_an_unknown_family_is_named(url: str) -> None:
 def test_a_full_server_says_so_and_a_freed_seat_is_had_again() -> None:
     with serving_here(create_app(LINE.name, families=[LINE], capacity=1)) as url:
         with connect(url, LINE.name), pytest.raises(CapacityError, match="--capacity"):
-            connect(url, LINE.name)
+            connect(url, LINE.name, patience_s=0.0)
         assert until(lambda: _connects(url), 2.0)
 
 
 def _connects(url: str) -> bool:
     try:
-        connect(url, LINE.name).close()
+        connect(url, LINE.name, patience_s=0.0).close()
     except CapacityError:
         return False
     return True
 
 
 def test_episodes_finished_dropped_or_forgotten_give_their_socket_back(url: str) -> None:
-    with connect(url, LINE.name, pool=1) as link:
+    with connect(url, LINE.name, pool=1, patience_s=0.0) as link:
         held = link.begin("near")
         with pytest.raises(CapacityError, match="larger pool"):
             link.begin("near")
@@ -179,7 +179,7 @@ def test_an_interrupt_while_waiting_loses_that_episode_only() -> None:
 
 
 def test_begin_many_gives_all_or_none(url: str) -> None:
-    with connect(url, LINE.name, pool=2) as link:
+    with connect(url, LINE.name, pool=2, patience_s=0.0) as link:
         with pytest.raises(CapacityError):
             link.begin_many([("near", seed, "train") for seed in range(3)])
         with pytest.raises(UnknownTask):
@@ -205,7 +205,7 @@ def test_a_killed_server_loses_the_episode_and_replay_takes_it_up_again() -> Non
     child, url = start()
     second = None
     try:
-        with connect(url) as link:
+        with connect(url, patience_s=0.2) as link:
             episode = link.begin("easy_screening", 11)
             before = [canonical(episode.step(Refusal("empty", "")).to_json()) for _ in range(3)]
             child.kill()

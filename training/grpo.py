@@ -79,7 +79,11 @@ def open_door(settings: GrpoSettings, families: Mapping[str, Family], run: Path)
             doors = {name: LocalDoor(family) for name, family in named.items()}
         else:
             url = settings.env_url or held.enter_context(own_server(run / "server.log"))
-            doors = {name: RemoteDoor(url, one, settings.seats) for name, one in named.items()}
+            patience_s = settings.env_patience_s
+            doors = {
+                name: RemoteDoor(url, one, settings.seats, patience_s)
+                for name, one in named.items()
+            }
         for door in doors.values():
             held.callback(door.close)
         if len(doors) == 1:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from trl import GRPOConfig
 
 threads.settle()
+# where a run plays and lies does not change what it learns: it may be resumed elsewhere
+ELSEWHERE = ("output", "env_url", "env_patience_s")
 
 
 def _knob(default: Any, says: str) -> Any:
@@ -76,7 +78,12 @@ class GrpoSettings:
         False,
         "QLoRA: the frozen weights in 4 bits (NF4, double quantised); wants a GPU and lora_r.",
     )
-    env_url: str = _knob("", "A running environment server; empty starts one for this run.")
+    env_url: str = _knob(
+        "", "Running environment servers, with commas between; empty starts one for this run."
+    )
+    env_patience_s: float = _knob(
+        120.0, "Seconds that episodes wait for a server that is down or full before they are lost."
+    )
     in_process: bool = _knob(False, "Play in this process, without a server.")
     seats: int = _knob(64, "Episodes that live on the server at once.")
     max_lost_share: float = _knob(
@@ -157,8 +164,7 @@ def _config_file(argv: list[str]) -> tuple[list[str], dict[str, Any], str]:
 
 def resolved(settings: GrpoSettings, config: GRPOConfig) -> JsonObject:
     """Every setting of ours, and those of TRL's that are not its defaults."""
-    # where a run plays and lies does not change what it learns: it may be resumed elsewhere
-    own = {k: v for k, v in asdict(settings).items() if k not in ("output", "env_url")}
+    own = {k: v for k, v in asdict(settings).items() if k not in ELSEWHERE}
     plain = type(config)(**_untold(config))
     theirs = {
         f.name: getattr(config, f.name)

@@ -1,6 +1,6 @@
 """An environment server of one's own: started for a run, gone when the run is, however it ends.
 
-Knows how to start and stop a process; nothing of training, and of the server only its command.
+One that dies meanwhile is started again at the same address. Knows how to start and stop a process; nothing of training, and of the server only its command.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from env_server.contract import RoundsError
 
 HOST = "127.0.0.1"
 _GRACE_S = 5.0
+_GLANCE_S = 0.1
+_SHORT_S = 60.0  # a server that lives no longer than this
+_SHORT_LIVES = 4  # so many times in a row is beyond help
 _SERVE = "import sys; from training.own_server import serve_while_wanted as s; s(sys.argv[1:])"
 
 
@@ -40,8 +43,25 @@ def own_server(log: Path, wait_s: float = 60.0) -> Iterator[str]:
     port = _free_port()
     url = f"http://{HOST}:{port}"
     log.parent.mkdir(parents=True, exist_ok=True)
+    over = threading.Event()
+    child = _start(port, log)
+    try:
+        _await_health(url, child, log, wait_s)
+    except BaseException:
+        _end(child)
+        raise
+    keeper = threading.Thread(target=_keep, args=(child, port, log, over), daemon=True)
+    keeper.start()
+    try:
+        yield url
+    finally:
+        over.set()
+        keeper.join()
+
+
+def _start(port: int, log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as out:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-c", _SERVE, "--host", HOST, "--port", str(port)],
             stdin=subprocess.PIPE,
             stdout=out,
@@ -49,11 +69,22 @@ def own_server(log: Path, wait_s: float = 60.0) -> Iterator[str]:
             cwd=Path(__file__).resolve().parents[1],
             start_new_session=True,
         )
-    try:
-        _await_health(url, child, log, wait_s)
-        yield url
-    finally:
-        _end(child)
+
+
+def _keep(child: subprocess.Popen[bytes], port: int, log: Path, over: threading.Event) -> None:
+    """Have a server at `port` until `over`, then none. One that keeps dying is given up."""
+    began, short_lives = time.monotonic(), 0
+    while not over.wait(_GLANCE_S):
+        if child.poll() is None or short_lives > _SHORT_LIVES:
+            continue
+        lived_s = time.monotonic() - began
+        short_lives = short_lives + 1 if lived_s < _SHORT_S else 1
+        with log.open("a", encoding="utf-8") as out:
+            print(f"ended with code {child.returncode} after {lived_s:.0f} s", file=out)
+        if short_lives <= _SHORT_LIVES:
+            _end(child)
+            child, began = _start(port, log), time.monotonic()
+    _end(child)
 
 
 def serve_while_wanted(argv: list[str]) -> None:
