@@ -33,7 +33,8 @@ class Row:
     prompt_tokens (read), cost_usd, seconds (to decide): a mean episode. diff: score less the
     baseline's on the same patients; p as tested, p_holm corrected for the block's rows. wins:
     probability of improvement with its interval. detectable: the smallest difference this n would
-    have found. measures: the family's own columns by heading. reliability: bins of what was stated.
+    have found. measures: the family's own columns by heading. measure_diffs: mean, low and high of those
+    less the baseline's on the same patients. reliability: bins of what was stated.
     """
 
     family: str
@@ -73,6 +74,7 @@ class Row:
     lost: int = 0
     note: str = ""
     measures: Mapping[str, float | None] = field(default_factory=dict)
+    measure_diffs: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     reliability: tuple[Bin, ...] = ()
 
     def to_json(self) -> JsonObject:
@@ -84,6 +86,8 @@ class Row:
         known = {KEYS.get(f.name, f.name): f.name for f in fields(cls)}
         told = {known[key]: value for key, value in body.items() if key in known}
         told["reliability"] = tuple(tuple(one) for one in told.get("reliability", ()))
+        gaps = told.get("measure_diffs", {})
+        told["measure_diffs"] = {name: tuple(one) for name, one in gaps.items()}
         return cls(**told)
 
 
@@ -158,7 +162,7 @@ def _block(
     family: str, split: str, played: Sequence[Played], baseline: str | None, more: Extras
 ) -> list[Row]:
     theirs = next((p for p in played if p.agent == baseline), None)
-    block = [_compared(_told(_row(family, split, p), p, more), p, theirs) for p in played]
+    block = [_compared(_told(_row(family, split, p), p, more, theirs), p, theirs) for p in played]
     tested = [i for i, row in enumerate(block) if row.p is not None]
     corrected = holm([block[i].p or 0.0 for i in tested])
     for i, p in zip(tested, corrected, strict=True):
@@ -213,8 +217,10 @@ def _measured(row: Row, kept: Sequence[Result]) -> Row:
     )
 
 
-def _told(row: Row, played: Played, more: Extras) -> Row:
+def _told(row: Row, played: Played, more: Extras, theirs: Played | None) -> Row:
     """The row with the family's own columns."""
+    if theirs is not None and theirs is not played:
+        row = replace(row, measure_diffs=_measure_gaps(played, theirs, more.measures))
     outcomes = [r.told for r in played.results if r.lost is None]
     if not outcomes:
         return row
@@ -233,6 +239,28 @@ def _own(measure: Measure, outcomes: Sequence[Mapping[str, Any]]) -> float | Non
     known = [(of, by) for of, by in pairs if of is not None and by is not None]
     below = sum(by for _, by in known)
     return sum(of for of, _ in known) / below if below else None
+
+
+def _measure_gaps(
+    ours: Played, theirs: Played, measures: Mapping[str, Measure]
+) -> dict[str, tuple[float | None, ...]]:
+    """(mean, low, high) of the difference in each measure that is a mean, patient by patient."""
+    found: dict[str, tuple[float | None, ...]] = {}
+    for name, measure in measures.items():
+        if measure.per is not None:
+            continue
+        own, other = _values(ours, measure), _values(theirs, measure)
+        both = [patient for patient in own if patient in other]
+        if both:
+            gap = estimate([own[p] - other[p] for p in both], both, [task for task, _ in both])
+            found[name] = (gap.mean, gap.low, gap.high)
+    return found
+
+
+def _values(played: Played, measure: Measure) -> dict[Patient, float]:
+    """The measure of each patient; of several attempts the last."""
+    told = {(r.task, r.seed): measure.of(r.told) for r in played.results if r.lost is None}
+    return {patient: value for patient, value in told.items() if value is not None}
 
 
 def _mean(kept: Iterable[Result], of: Callable[[Result], float | None]) -> float | None:

@@ -152,7 +152,7 @@ def as_json(rows: Sequence[Row]) -> str:
 def as_csv(rows: Sequence[Row]) -> str:
     """One line a row; a family's own measures are columns of their own, bins are left out."""
     out = io.StringIO()
-    nested = ("measures", "reliability")
+    nested = ("measures", "measure_diffs", "reliability")
     names = dict.fromkeys(name for row in rows for name in row.measures)
     table = [
         {k: v for k, v in row.to_json().items() if k not in nested}

@@ -59,6 +59,13 @@ def test_a_measure_is_a_mean_and_with_per_a_ratio_of_sums() -> None:
     assert row.measures["untold"] is None
 
 
+def test_differences_in_a_measure_are_taken_on_the_same_patients() -> None:
+    ours, theirs = compare(Forecasting(), ["near"], ["random", "heuristic"], episodes=9)
+    assert ours.measure_diffs["far"] == (0.0, 0.0, 0.0)  # it belongs to the patient, not the player
+    assert "a step" not in ours.measure_diffs
+    assert theirs.measure_diffs == {}
+
+
 def test_a_family_without_measures_has_no_more_columns() -> None:
     row = compare(NumberLine(), ["near"], ["heuristic"], episodes=3)[0]
     assert (row.measures, row.reliability) == ({}, ())
