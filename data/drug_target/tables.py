@@ -35,7 +35,7 @@ from data.drug_target.records import (
     Target,
     Variant,
 )
-from data.polypharmacy.rows import BadTable, Row, read
+from data.rows import BadTable, Row, read
 
 __all__ = ["BadTable", "Tables", "expression_levels", "load", "specificity_levels"]
 

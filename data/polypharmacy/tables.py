@@ -33,7 +33,7 @@ from data.polypharmacy.records import (
     Pair,
     Strength,
 )
-from data.polypharmacy.rows import BadTable, Row, read
+from data.rows import BadTable, Row, read
 
 __all__ = [
     "CIRCUMSTANCES",
