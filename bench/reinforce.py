@@ -88,7 +88,7 @@ def long_run(task: str, episodes: int) -> Figure:
 
 def table(seeds: int, patients: int) -> list[dict[str, Any]]:
     """The seed preset on each seed task: the last policy's and the best one's mean test score."""
-    from eval.agents.reinforce import POLICY
+    from eval.policies import POLICY
     from training.reinforce import LAST, train
 
     rows = []

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from configs.loader import ConfigError
 from env_server import registry
 from env_server.contract import Family, JsonObject, RoundsError
-from eval.agents.reinforce import POLICY
+from eval.policies import POLICY
 from training import flags, threads
 from training.progress import Interrupted, Progress, line, lines, stoppable
 from training.reinforce_settings import ReinforceConfig

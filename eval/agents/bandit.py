@@ -16,6 +16,8 @@ from eval.trajectory import Trajectory
 
 USAGE = "bandit[:FOLDER]"
 DEFAULT = "runs/bandit"
+IN_TABLE = 25
+FAMILIES = ("polypharmacy",)
 HOW = "make one with: python -m training.bandit --environment polypharmacy --task"
 
 

@@ -10,31 +10,23 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from env_server.contract import AgentCard, Family, Split, Task
+from env_server.contract import AgentCard, Family, Split
 from eval import actor
 from eval.episode import play
-from eval.heldout import Patients, trained_on
-from eval.language import fingerprint
+from eval.policies import POLICY, TaskPolicies, places_in
 from eval.roster import NotReady, Options
 from eval.trajectory import Trajectory
 
 USAGE = "ppo[:FOLDER]"
 DEFAULT = "runs/ppo"
 IN_TABLE = 30
-POLICY = "policy.safetensors"
 
 
 def player(argument: str, name: str, options: Options) -> PpoPlayer:
     """The policies in the folder or its sub-folders. Raises NotReady where there is none."""
     if find_spec("safetensors") is None:
         raise NotReady("playing a trained policy needs safetensors: pip install 'rounds[agents]'")
-    folder = Path(argument)
-    if (folder / POLICY).is_file():
-        return PpoPlayer(name, folder, (folder,))
-    found = tuple(sorted(path.parent for path in folder.glob(f"*/{POLICY}")))
-    if not found:
-        raise NotReady(f"no {POLICY} in {argument} or below; make one with: {how('TASK')}")
-    return PpoPlayer(name, folder, found)
+    return PpoPlayer(name, Path(argument), places_in(argument, how))
 
 
 def how(task: str) -> str:
@@ -43,25 +35,10 @@ def how(task: str) -> str:
 
 
 @dataclass(slots=True)
-class PpoPlayer:
+class PpoPlayer(TaskPolicies):
     """A policy a task, each in its own folder. Loaded when first needed."""
 
-    name: str
-    folder: Path
-    places: tuple[Path, ...]
-    role: str = "model"
     _actors: dict[tuple[str, str], actor.Actor] = field(default_factory=dict)
-
-    @property
-    def trained_on(self) -> Sequence[Patients]:
-        return tuple(dict.fromkeys(p for place in self.places for p in trained_on(place)))
-
-    def identity(self) -> str:
-        """Fingerprints of the weights, so that two halves of a run are one policy's."""
-        return "+".join(f"{place.name}:{fingerprint(place)}" for place in self.places)
-
-    def plays(self, task: Task) -> bool:
-        return True  # a task not trained yet is for `play` to say, with the command
 
     def play(
         self, family: Family, task: str, split: Split, seeds: Sequence[int]

@@ -12,17 +12,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from env_server.contract import Episode, Family, Split, Task
+from env_server.contract import Episode, Family, Split
 from eval.episode import take_turn
-from eval.heldout import Patients, trained_on
-from eval.language import fingerprint
+from eval.policies import POLICY, TaskPolicies, places_in
 from eval.roster import NotReady, Options, Player
 from eval.trajectory import Trajectory, Turn, plain
 
 USAGE = "reinforce[:FOLDER]"
 DEFAULT = "runs/reinforce"
 IN_TABLE = 20
-POLICY = "policy.safetensors"
 BATCH = 256  # episodes that advance together
 
 
@@ -30,13 +28,7 @@ def player(argument: str, name: str, options: Options) -> Player:
     """The policies in the folder or in its sub-folders. Raises NotReady where there is none."""
     if find_spec("torch") is None:
         raise NotReady("playing a trained policy needs torch: pip install -e '.[train]'")
-    folder = Path(argument)
-    if (folder / POLICY).is_file():
-        return ReinforcePlayer(name, folder, (folder,))
-    found = tuple(sorted(path.parent for path in folder.glob(f"*/{POLICY}")))
-    if not found:
-        raise NotReady(f"no {POLICY} in {argument} or below; make one with: {how('TASK')}")
-    return ReinforcePlayer(name, folder, found)
+    return ReinforcePlayer(name, Path(argument), places_in(argument, how))
 
 
 def how(task: str) -> str:
@@ -45,25 +37,10 @@ def how(task: str) -> str:
 
 
 @dataclass(slots=True)
-class ReinforcePlayer:
+class ReinforcePlayer(TaskPolicies):
     """A policy a task, each in its own folder. Loaded when first needed."""
 
-    name: str
-    folder: Path
-    places: tuple[Path, ...]
-    role: str = "model"
     _tasks: dict[tuple[str, str], Path] = field(default_factory=dict)
-
-    @property
-    def trained_on(self) -> Sequence[Patients]:
-        return tuple(dict.fromkeys(p for place in self.places for p in trained_on(place)))
-
-    def identity(self) -> str:
-        """Fingerprints of the weights, so that two halves of a run are one policy's."""
-        return "+".join(f"{place.name}:{fingerprint(place)}" for place in self.places)
-
-    def plays(self, task: Task) -> bool:
-        return True  # a task not trained yet is for `play` to say, with the command
 
     def _place_of(self, family: str, task: str) -> Path:
         if not self._tasks:

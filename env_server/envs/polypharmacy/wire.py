@@ -100,7 +100,7 @@ class PolypharmacyObservation(_Record):
     age: int = Field(description="years, 65 or more")
     sex: str = Field(description="M, F or O")
     conditions: list[str] = Field(description="diseases, and states such as falls or delirium")
-    eGFR_category: str = Field(  # noqa: N815 - the published field name
+    eGFR_category: str = Field(
         description="normal, mild, moderate or severe impairment, by creatinine clearance"
     )
     liver_function_category: str = Field(description="normal or impaired")
