@@ -424,6 +424,21 @@ def test_a_kept_comparison_is_an_evaluation_too(run: Path, tmp_path: Path) -> No
     assert "seeds 40 to 539" in (run / "publish" / "README.md").read_text()
 
 
+def test_a_table_of_other_weights_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from eval.language import fingerprint
+
+    rows = json.loads((run / "before_after.json").read_text())["rows"]
+    (tmp_path / "table.json").write_text(json.dumps(rows))
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"identities": {"grpo": "0123456789abcdef"}}))
+    assert send(run, "--dry-run", "--evidence", str(tmp_path)) == 2
+    assert "measured other weights" in capsys.readouterr().err
+    settings.write_text(json.dumps({"identities": {"grpo": fingerprint(run / "model")}}))
+    assert send(run, "--dry-run", "--evidence", str(tmp_path)) == 0
+
+
 def test_an_adapter_is_asked_for_where_there_is_none(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,7 +37,8 @@ class Evaluation:
     """The rows of a table, and what they were measured with.
 
     subject: the agent in the table that is the model. seeds: of the patients, first and last, or
-    None where the record does not tell. files: what is published as the record itself.
+    None where the record does not tell. files: what is published as the record itself. identity: of
+    the weights that were measured (`eval.language.fingerprint`), None where nobody wrote it down.
     """
 
     rows: tuple[Row, ...]
@@ -46,6 +47,7 @@ class Evaluation:
     temperature: float
     machine: JsonObject
     files: tuple[Path, ...]
+    identity: str | None = None
 
     @property
     def own(self) -> tuple[Row, ...]:
@@ -126,6 +128,7 @@ def _table(folder: Path, subject: str) -> Evaluation:
         temperature=float(settings.get("temperature", 0.0)),
         machine=_json(folder / "versions.json"),
         files=_present(path, folder / "seeds.json", folder / "settings.json"),
+        identity=settings.get("identities", {}).get(subject),
     )
 
 

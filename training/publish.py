@@ -37,7 +37,7 @@ def publish(asked: argparse.Namespace) -> Prepared:
     subject = asked.agent or ("grpo" if model.reinforced else "sft")
     how = evaluation.how_to_evaluate(run.folder, run.config, _task(run))
     found = evaluation.read(places, subject, how)
-    _warn_if_stale(run, found)
+    _refuse_another_model(run, found)
     _same_model(run, model, asked)
     return prepare(run, model, found, asked.traces, _say)
 
@@ -88,9 +88,18 @@ def _task(run: Run) -> str:
     return tasks[-1] if tasks else "review_easy"
 
 
-def _warn_if_stale(run: Run, found: Evaluation) -> None:
-    weights = max((p.stat().st_mtime for p in run.model.glob("*.safetensors")), default=0.0)
-    if found.files[0].stat().st_mtime < weights:
+def _refuse_another_model(run: Run, found: Evaluation) -> None:
+    """Raise CannotPublish where other weights were measured; warn where only their dates tell."""
+    from eval.language import fingerprint
+
+    measured = found.identity
+    if measured is not None and "+" not in measured and measured != fingerprint(run.model):
+        raise CannotPublish(
+            f"{found.files[0]} measured other weights than those in {run.model}; measure these, or give"
+            " the run whose table it is"
+        )
+    written = max((p.stat().st_mtime for p in run.model.glob("*.safetensors")), default=0.0)
+    if found.files[0].stat().st_mtime < written:
         _say(f"warning: {found.files[0]} is older than the weights; is it of this model?")
 
 
