@@ -78,6 +78,15 @@ def choose(init: str | None) -> Preset:
     return Preset(preset.sft, preset.grpo, init or preset.init)
 
 
+def for_family(preset: Preset, family: str) -> Preset:
+    """The family's own pair of configs for the embedded model, where there is one."""
+    from training.tiny import SIZES
+
+    stages = f"sft/{family}.yaml", f"grpo/{family}.yaml"
+    own = preset.init in SIZES and all((CONFIGS / stage).is_file() for stage in stages)
+    return Preset(*stages, preset.init) if own else preset
+
+
 def run(
     output: Path,
     task: str | None,
@@ -87,8 +96,8 @@ def run(
     progress: Progress,
 ) -> list[Row]:
     """Warm start, GRPO and the evidence, each resumed or left out where it is done already."""
-    preset = choose(init)
     family = registry.get("polypharmacy") if task is None else registry.owner(task)
+    preset = for_family(choose(init), family.name)
     task = task or "review_easy"
     warm = _warm_start(preset, output, family.name, task, fast, progress)
     print(f"warm start: {warm}", file=sys.stderr)
