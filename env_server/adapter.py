@@ -12,7 +12,7 @@ from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, EnvironmentMetadata, Observation, State
 from pydantic import BaseModel
 
-from env_server import registry, wire
+from env_server import contract, registry, wire
 from env_server.contract import Episode, EpisodeOver, EpisodeRunning, Family, JsonObject, Step
 
 
@@ -36,13 +36,18 @@ class RoundsEnvironment(Environment):  # type: ignore[misc]
     def reset(
         self, seed: int | None = None, episode_id: str | None = None, **named: Any
     ) -> Observation:
-        """Begin `task_id` in `split`. Raises BadMessage, UnknownTask or BadSplit."""
+        """Begin `task_id` in `split`, with the family's options by name.
+
+        Raises BadMessage, UnknownTask, BadSplit or BadOption.
+        """
         given = {"seed": seed, "episode_id": episode_id, **named}
         wanted = wire.read_begin(self.family, given)
-        self.episode = self.family.begin(wanted.task.name, wanted.seed, wanted.split)
+        self.episode = contract.begin(
+            self.family, wanted.task.name, wanted.seed, wanted.split, wanted.options
+        )
         if wanted.episode_id is not None:
             self.episode.episode_id = wanted.episode_id
-        return self._shown(wire.begun(self.episode, self.reward_style))
+        return self._shown(wire.begun(self.episode, self.reward_style, wanted.options))
 
     def step(self, action: Action, timeout_s: float | None = None, **named: Any) -> Observation:
         """Act once; an action that cannot be done comes back as the observation's refusal."""

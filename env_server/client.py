@@ -80,10 +80,13 @@ class Connection:
     # -- the face -----------------------------------------------------------------------------
 
     def begin(
-        self, task: str | None = None, seed: int = 0, split: Split = "train"
+        self, task: str | None = None, seed: int = 0, split: Split = "train", **options: Any
     ) -> RemoteEpisode:
-        """Begin an episode. Raises CapacityError, ServerError, UnknownTask or BadSplit."""
-        return self.run(self.begun((task, seed, split)))
+        """Begin an episode, with the family's own options by name.
+
+        Raises CapacityError, ServerError, UnknownTask, BadSplit or BadOption.
+        """
+        return self.run(self.begun((task, seed, split, options)))
 
     def begin_many(self, wanted: Sequence[Wanted]) -> list[RemoteEpisode]:
         """Begin several at once; all or none. Raises as `begin` does."""
@@ -144,9 +147,9 @@ class Connection:
     # -- the same for callers on a loop of their own -------------------------------------------
 
     async def abegin(
-        self, task: str | None = None, seed: int = 0, split: Split = "train"
+        self, task: str | None = None, seed: int = 0, split: Split = "train", **options: Any
     ) -> RemoteEpisode:
-        return await self.arun(self.begun((task, seed, split)))
+        return await self.arun(self.begun((task, seed, split, options)))
 
     async def abegin_many(self, wanted: Sequence[Wanted]) -> list[RemoteEpisode]:
         return await self.arun(self._begin_many(wanted))

@@ -10,8 +10,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from math import isfinite
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 JsonValue: TypeAlias = (
     "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
@@ -55,6 +56,10 @@ class BadSplit(RoundsError, ValueError):
     """The split is not one the task has."""
 
 
+class BadOption(RoundsError, ValueError):
+    """An option of an episode that the family does not have, or a value that it does not take."""
+
+
 class EpisodeOver(RoundsError, RuntimeError):
     """A step was asked of an episode that has ended: an episode is played once, then dropped."""
 
@@ -78,6 +83,63 @@ class Task:
     # reference where the difficulty is that common sense misleads: there a checklist may score no
     # better than saying nothing, and what matters is how far both are from good play
     yardstick: Literal["heuristic", "reference"] = "heuristic"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Something a caller may choose of an episode beyond task, seed and split.
+
+    A family offers them as `options: Mapping[str, Option]`, by name; its `begin` takes each as a keyword
+    of that name. What is left out, or null, is the case's own.
+    """
+
+    kind: Literal["word", "number", "whole", "flag"]
+    summary: str
+    words: tuple[str, ...] = ()  # of a word
+    least: float | None = None  # of a number
+    most: float | None = None
+
+    def read(self, name: str, value: object) -> bool | int | float | str:
+        """`value`, once it is known to be one that this option takes. Raises BadOption."""
+        if self.kind == "flag" and isinstance(value, bool):
+            return value
+        if self.kind == "word" and isinstance(value, str):
+            if value in self.words:
+                return value
+            raise BadOption(did_you_mean(name, value[:60], self.words))
+        if self.kind in ("number", "whole") and _is_number(value, self.kind == "whole"):
+            number = cast("int | float", value)
+            if (self.least is None or number >= self.least) and (
+                self.most is None or number <= self.most
+            ):
+                return number
+        raise BadOption(f"{name} must be {self.takes()}, not {str(value)[:60]!r}")
+
+    def takes(self) -> str:
+        """What it takes, in words."""
+        if self.kind == "flag":
+            return "true or false"
+        if self.kind == "word":
+            return f"one of {', '.join(self.words)}"
+        said = "a whole number" if self.kind == "whole" else "a number"
+        if self.least is not None and self.most is not None:
+            return f"{said} from {self.least:g} to {self.most:g}"
+        return said if self.least is None else f"{said} from {self.least:g} up"
+
+    def schema(self) -> JsonObject:
+        """JSON schema of a value."""
+        kinds = {"word": "string", "number": "number", "whole": "integer", "flag": "boolean"}
+        told: JsonObject = {"type": kinds[self.kind], "description": self.summary}
+        if self.words:
+            told["enum"] = list(self.words)
+        bounds = {"minimum": self.least, "maximum": self.most}
+        return told | {key: value for key, value in bounds.items() if value is not None}
+
+
+def _is_number(value: object, whole: bool) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) or (not whole and isinstance(value, float) and isfinite(value))
 
 
 class Action(Protocol):
@@ -280,6 +342,37 @@ def task_of(family: Family, name: str | None) -> Task:
     if wanted not in family.tasks:
         raise UnknownTask(did_you_mean(f"{family.name} task", wanted, tuple(family.tasks)))
     return family.tasks[wanted]
+
+
+def options_of(family: Family) -> Mapping[str, Option]:
+    """What may be chosen of the family's episodes beyond task, seed and split; nothing, for most."""
+    options: Mapping[str, Option] = getattr(family, "options", NOTHING)
+    return options
+
+
+def read_options(family: Family, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an episode, checked, without those left to the case. Raises BadOption."""
+    known = options_of(family)
+    for name in given:
+        if name not in known:
+            if not known:
+                raise BadOption(f"{family.name} has no options; leave {name[:60]!r} out")
+            raise BadOption(did_you_mean(f"{family.name} option", name[:60], tuple(known)))
+    return {name: known[name].read(name, v) for name, v in given.items() if v is not None}
+
+
+def begin(
+    family: Family,
+    task: str | None = None,
+    seed: int = 0,
+    split: Split = "train",
+    options: Mapping[str, Any] = NOTHING,
+) -> Episode:
+    """`family.begin` with options as they are written down. Raises BadOption and what it raises."""
+    if not options:
+        return family.begin(task, seed, split)
+    opened = cast("Callable[..., Episode]", family.begin)
+    return opened(task, seed, split, **read_options(family, options))
 
 
 def clamp_score(raw: float) -> float:

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request, WebSocket
 from fastapi.responses import Response
 
 from env_server import rpc, socket_door, wire
-from env_server.contract import EpisodeOver, JsonObject, RoundsError
+from env_server.contract import EpisodeOver, JsonObject, RoundsError, options_of
 from env_server.guard import Forbidden, Unauthorized
 from env_server.peers import Peers
 from env_server.play import NoEpisode, Play, TooSlow
@@ -217,6 +217,7 @@ def about(play: Play) -> JsonObject:
             }
             for task in family.tasks.values()
         ],
+        "options": {key: option.schema() for key, option in options_of(family).items()},
     }
 
 
@@ -239,6 +240,7 @@ def _shapes(play: Play) -> dict[str, JsonObject]:
             "split": {"type": "string"},
             "episode_id": name,
             "session_id": name,
+            **{key: option.schema() for key, option in options_of(family).items()},
         },
         "additionalProperties": False,
     }

@@ -13,7 +13,7 @@ from functools import partial
 from time import perf_counter, thread_time
 from typing import Any
 
-from env_server import wire
+from env_server import contract, wire
 from env_server.contract import (
     Action,
     Episode,
@@ -77,7 +77,9 @@ class Play:
         if self.table.stopping:
             raise Stopping("this server is stopping and begins nothing new; ask another, or later")
         task = wanted.task.name
-        begin = partial(self.family.begin, task, wanted.seed, wanted.split)
+        begin = partial(
+            contract.begin, self.family, task, wanted.seed, wanted.split, wanted.options
+        )
         try:
             episode = await self.builder.do(begin, self.limits.begin_s)
         except TimeoutError:
@@ -87,8 +89,8 @@ class Play:
             ) from None
         if wanted.episode_id is not None and wanted.episode_id != episode.episode_id:
             self._rename(episode, wanted.episode_id)
-        reply = wire.begun(episode, self.style)
-        session.episode, session.played = episode, []
+        reply = wire.begun(episode, self.style, wanted.options)
+        session.episode, session.played, session.options = episode, [], wanted.options
         self.table.touch(session)
         self.metrics.begun.add(self.family.name, task)
         return reply
@@ -160,6 +162,7 @@ class Play:
                 "seed": episode.seed,
                 "split": episode.split,
                 "episode_id": episode.episode_id,
+                **session.options,
                 "actions": [wire.spelled(action) for action in session.played],
                 "steps": episode.steps,
                 "done": episode.done,

@@ -43,6 +43,7 @@ class RemoteEpisode:
         self.task = _task(begun["task"])
         self.seed: int = begun["seed"]
         self.split: Split = begun["split"]
+        self.options: JsonObject = begun.get("options", {})  # chosen beyond these three
         self.episode_id: str = begun["episode_id"]
         self.steps = 0
         self.done: bool = begun["done"]
@@ -139,7 +140,7 @@ class RemoteEpisode:
     async def play_again(self) -> None:
         """`replay`, on the client's own loop: on a twin, so that a failure changes nothing here."""
         self._give_back()
-        twin = await self._connection.begun((self.task.name, self.seed, self.split))
+        twin = await self._connection.begun((self.task.name, self.seed, self.split, self.options))
         if not _alike(twin._heard[0], self._heard[0]):
             raise self._another_game(twin)
         for action, before in zip(self.actions, self._heard[1:], strict=True):

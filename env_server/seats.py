@@ -7,9 +7,9 @@ it has begun.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from websockets.exceptions import ConnectionClosed
 
@@ -18,7 +18,8 @@ from env_server.contract import JsonObject, Split
 from env_server.line import CapacityError, Line, Refused, ServerError
 from env_server.upstream import Standing, Upstream
 
-Wanted = tuple[str | None, int, Split]
+# task, seed, split, and what else the family lets one choose
+Wanted = tuple[str | None, int, Split] | tuple[str | None, int, Split, Mapping[str, Any]]
 
 GLANCE_S: Final = 0.05  # the shortest wait before looking again
 _NO_SEAT: Final = ("CAPACITY_REACHED", "SERVER_STOPPING")
@@ -71,10 +72,10 @@ class Seats:
         """A line with a fresh episode on it, and the server's first word of it.
 
         Waits, and tries elsewhere, while servers are full or down and there is patience left.
-        Raises ServerError, CapacityError, UnknownTask or BadSplit.
+        Raises ServerError, CapacityError, UnknownTask, BadSplit or BadOption.
         """
-        task, seed, split = wanted
-        asked = {"task_id": task, "seed": seed, "split": split}
+        task, seed, split, options = wanted if len(wanted) == 4 else (*wanted, contract.NOTHING)
+        asked = {"task_id": task, "seed": seed, "split": split, **options}
         data = {key: value for key, value in asked.items() if value is not None}
         try:
             return await self._first("reset", data)
@@ -174,5 +175,6 @@ def _caller_mistake(refused: Refused) -> Exception:
     known: dict[str, type[contract.RoundsError]] = {
         "UnknownTask": contract.UnknownTask,
         "BadSplit": contract.BadSplit,
+        "BadOption": contract.BadOption,
     }
     return known.get(refused.kind, ServerError)(str(refused))

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from env_server import wire
-from env_server.contract import JsonObject, RoundsError
+from env_server.contract import JsonObject, RoundsError, options_of
 from env_server.guard import Keeper
 from env_server.http_door import Behind, body_of, guarded, json_reply, problem, status_of
 from env_server.openapi import ref
@@ -93,7 +93,7 @@ def routes(play: Play, keeper: Keeper) -> APIRouter:
         async def work() -> Response:
             session = table.find(family.name, session_id)
             episode = await play.copied(session)
-            reply = {**wire.begun(episode, play.style), "steps": episode.steps}
+            reply = {**wire.begun(episode, play.style, session.options), "steps": episode.steps}
             return json_reply({"session_id": session.id, **reply}, session=session)
 
         return await guarded(work)
@@ -214,6 +214,7 @@ class Shapes:
             "seed": _COUNT,
             "split": {"type": "string", "enum": splits},
             "episode_id": _ID,
+            **{key: option.schema() for key, option in options_of(self.family).items()},
         }
         refusal = _object(
             {

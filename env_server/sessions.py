@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from env_server.contract import Action, Episode, Refusal, RoundsError
+from env_server.contract import NOTHING, Action, Episode, Refusal, RoundsError
 
 Kind = Literal["http", "ws"]
 GRACE_S: Final = 30.0  # a session just opened is not yet forgotten
@@ -44,6 +44,8 @@ class Session:
     named: bool = False  # a client has addressed it by its id
     episode: Episode | None = None
     played: list[Action | Refusal] = field(default_factory=list)  # all it takes to play it again
+    # what was chosen of the episode beyond task, seed and split
+    options: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # one request of a session at a time
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from math import isfinite
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from env_server import registry
 from env_server.contract import (
+    NOTHING,
     Action,
     BadSplit,
     Episode,
@@ -33,6 +34,8 @@ from env_server.contract import (
     clamp_score,
     did_you_mean,
     nearest,
+    options_of,
+    read_options,
 )
 
 RewardStyle = Literal["signed", "bounded"]
@@ -43,8 +46,8 @@ MAX_ID: Final = 255  # characters of an identifier
 MAX_WHY: Final = 4000  # characters of a refusal's reason: an episode keeps it as long as it lives
 MAX_PLAYED: Final = 10_000  # actions of a snapshot
 REFUSAL_KINDS: Final = ("malformed", "truncated", "illegal", "budget", "empty")
-_RESET_FIELDS: Final = ("task_id", "seed", "split", "episode_id")
-_SNAPSHOT_FIELDS: Final = ("family", "version", *_RESET_FIELDS, "actions", "steps", "done")
+RESET_FIELDS: Final = ("task_id", "seed", "split", "episode_id")
+_SNAPSHOT_FIELDS: Final = ("family", "version", *RESET_FIELDS, "actions", "steps", "done")
 
 
 class BadMessage(RoundsError, ValueError):
@@ -126,16 +129,19 @@ class Begin:
     seed: int
     split: Split
     episode_id: str | None  # None: the episode's own
+    options: Mapping[str, Any] = field(default_factory=lambda: NOTHING)  # the family's own, checked
 
 
 def read_begin(family: Family, data: Mapping[str, Any]) -> Begin:
-    """The fields of a reset. A missing seed is drawn. Raises BadMessage, UnknownTask or BadSplit."""
-    only(data, _RESET_FIELDS, "reset")
+    """The fields of a reset. A missing seed is drawn. Raises BadMessage, UnknownTask, BadSplit or BadOption."""
+    choices = tuple(options_of(family))
+    only(data, (*RESET_FIELDS, *choices), "reset")
     task = registry.task(family, text(data, "task_id"))
     split = text(data, "split") or "train"
     if split not in task.splits:
         raise BadSplit(did_you_mean(f"{task.name} split", split, task.splits))
-    return Begin(task, _seed(data.get("seed")), split, text(data, "episode_id"))
+    options = read_options(family, {name: data[name] for name in choices if name in data})
+    return Begin(task, _seed(data.get("seed")), split, text(data, "episode_id"), options)
 
 
 def _seed(value: object) -> int:
@@ -176,7 +182,8 @@ def read_snapshot(family: Family, data: object) -> tuple[Begin, list[JsonObject]
     """The case of a snapshot and the actions played. Raises BadMessage, UnknownTask or BadSplit."""
     if not isinstance(data, Mapping):
         raise BadMessage(f"snapshot must be an object, not {shown(data)}")
-    only(data, _SNAPSHOT_FIELDS, "snapshot")
+    case = (*RESET_FIELDS, *options_of(family))
+    only(data, (*_SNAPSHOT_FIELDS, *options_of(family)), "snapshot")
     made_by = (data.get("family", family.name), data.get("version", family.version))
     if made_by != (family.name, family.version):
         raise BadMessage(
@@ -191,14 +198,18 @@ def read_snapshot(family: Family, data: object) -> tuple[Begin, list[JsonObject]
             raise BadMessage(f"snapshot.actions[{at}] must be an object, not {shown(action)}")
     if data.get("seed") is None:
         raise BadMessage("a snapshot has a seed")
-    return read_begin(family, {key: data[key] for key in _RESET_FIELDS if key in data}), actions
+    return read_begin(family, {key: data[key] for key in case if key in data}), actions
 
 
 # -- replying ---------------------------------------------------------------------------------
 
 
-def begun(episode: Episode, style: RewardStyle) -> JsonObject:
-    """The reply to a reset: OpenEnv's three fields, then what a client needs to play the same again."""
+def begun(episode: Episode, style: RewardStyle, options: Mapping[str, Any] = NOTHING) -> JsonObject:
+    """The reply to a reset: OpenEnv's three fields, then what a client needs to play the same again.
+
+    `options` is there where any were chosen.
+    """
+    chosen = {"options": dict(options)} if options else {}
     return _styled(
         {
             "observation": episode.observe().to_json(),
@@ -208,6 +219,7 @@ def begun(episode: Episode, style: RewardStyle) -> JsonObject:
             "task": asdict(episode.task),
             "seed": episode.seed,
             "split": episode.split,
+            **chosen,
         },
         style,
     )

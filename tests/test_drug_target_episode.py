@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from data.drug_target.records import FACTORS
 from data.drug_target.tables import load
 from env_server import registry
-from env_server.contract import BadSplit, Refusal, UnknownTask
+from env_server.contract import BadOption, BadSplit, Refusal, UnknownTask
 from env_server.envs.drug_target import rubrics
 from env_server.envs.drug_target.actions import FLAGS, ORDERS, REPORT, order, report
-from env_server.envs.drug_target.generator import BadOption, UnknownScenario
+from env_server.envs.drug_target.generator import UnknownScenario
 from env_server.envs.drug_target.rubrics import RUBRICS, Report, skill
 from env_server.envs.drug_target.tasks import HELD_OUT_INDICATIONS, SPLITS
 from env_server.seeds import Stream

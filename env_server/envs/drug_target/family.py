@@ -6,6 +6,8 @@ A door to the rest of the folder; knows nothing itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -17,6 +19,7 @@ from env_server.contract import (
     Encoding,
     JsonObject,
     Measure,
+    Option,
     Refusal,
     Split,
     Task,
@@ -26,9 +29,9 @@ from env_server.contract import (
 from env_server.envs.drug_target import actions, channels, generator, outcome
 from env_server.envs.drug_target.agents import CARDS
 from env_server.envs.drug_target.episode import ValidationEpisode
-from env_server.envs.drug_target.generator import BadOption, Case, Options
+from env_server.envs.drug_target.generator import AS_IT_IS, Case, Options
 from env_server.envs.drug_target.rubrics import RUBRICS, Rubric
-from env_server.envs.drug_target.tasks import FAMILY, TASKS, graded, parted
+from env_server.envs.drug_target.tasks import FAMILY, TASKS, TIERS, Tier, graded, parted
 
 VERSION = "0.1.0"
 
@@ -46,28 +49,50 @@ class DrugTarget:
     agents: Mapping[str, AgentCard] = MappingProxyType({card.name: card for card in CARDS})
     measures: Mapping[str, Measure] = outcome.MEASURES
 
+    @cached_property
+    def options(self) -> Mapping[str, Option]:
+        """What `begin` takes beyond task, seed and split."""
+        scenarios = tuple(load().scenarios)
+        return MappingProxyType(
+            {
+                "scenario": Option("word", "a case made by hand, whatever the tier", scenarios),
+                "difficulty": Option("word", "the tier, whatever the task's", TIERS),
+                "rubric": Option("word", "how it is graded, whatever the task's", RUBRICS),
+                "kappa": Option(
+                    "number", "how far gene and cancer foretell the profile", least=0, most=1
+                ),
+                "anonymise": Option("flag", "hide the gene's name"),
+                "budget": Option("whole", "credits, instead of the tier's", least=1, most=1000),
+            }
+        )
+
     def begin(
         self,
         task: str | None = None,
         seed: int = 0,
         split: Split = "train",
         *,
-        rubric: Rubric | None = None,
         scenario: str | None = None,
+        difficulty: Tier | None = None,
+        rubric: Rubric | None = None,
         kappa: float | None = None,
         anonymise: bool = False,
         budget: int | None = None,
     ) -> ValidationEpisode:
-        """A fresh validation of the case of (task, seed, split), graded by `rubric` or the task's own.
+        """A fresh validation of the case of (task, seed, split) and of what else was chosen.
 
         Raises UnknownTask, BadSplit, UnknownScenario, BadOption.
         """
-        chosen = task_of(self, task)
+        tier, graded_by = parted(task_of(self, task).name)
+        if difficulty is not None:
+            tier = f"target_{self.options['difficulty'].read('difficulty', difficulty)}"
+        if rubric is not None:
+            graded_by = cast(Rubric, self.options["rubric"].read("rubric", rubric))
+        chosen = graded(tier, graded_by)
         if split not in chosen.splits:
             raise BadSplit(did_you_mean(f"{chosen.name} split", split, chosen.splits))
         options = Options(scenario, kappa, anonymise, budget)
-        tier, own = parted(chosen.name)
-        return start(generator.begin(tier, seed, split, options), rubric or own)
+        return start(generator.begin(tier, seed, split, options), graded_by, options)
 
     def forecast(self, told: Mapping[str, Any]) -> tuple[float, bool] | None:
         """The chance of go that a report stated, and whether go was right; one half without a report."""
@@ -103,15 +128,15 @@ class DrugTarget:
         return tuple(words)
 
 
-def start(case: Case, rubric: Rubric) -> ValidationEpisode:
-    """A fresh episode of a case, graded by one rubric. Raises BadOption."""
+def start(case: Case, rubric: Rubric, options: Options = AS_IT_IS) -> ValidationEpisode:
+    """A fresh episode of a case, graded by one rubric; its name says what was chosen of the case."""
     # numpy is half of an import: a server that begins no case of this family never pays for it
     from env_server.envs.drug_target.belief import opening
 
-    if rubric not in RUBRICS:
-        raise BadOption(did_you_mean("rubric", str(rubric), cast(tuple[str, ...], RUBRICS)))
     task = graded(case.validation.task.name, rubric)
-    name = f"{task.name}-{case.split}-{case.seed}"
+    given = asdict(options).items() - asdict(AS_IT_IS).items()
+    chosen = sorted(f"{name}={value}" for name, value in given)
+    name = "-".join([task.name, case.split, str(case.seed), *chosen])
     return ValidationEpisode(case, case.seed, case.split, name, rubric, opening(case.modality))
 
 

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from data.drug_target.records import QUALITIES, Modality, Profile, Quality, Scenario
 from data.drug_target.tables import load
-from env_server.contract import BadSplit, RoundsError, Split, did_you_mean
+from env_server.contract import BadOption, BadSplit, RoundsError, Split, did_you_mean
 from env_server.envs.drug_target import biology
 from env_server.envs.drug_target.observation import Hypothesis
 from env_server.envs.drug_target.tasks import SPLITS, TIERS, VALIDATIONS, Validation
@@ -69,10 +69,6 @@ class UnknownScenario(RoundsError, KeyError):
     __str__ = Exception.__str__
 
 
-class BadOption(RoundsError, ValueError):
-    """An option of an episode has a value it cannot have."""
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """What may be asked for beyond task, seed and split."""
@@ -83,6 +79,9 @@ class Options:
     )
     anonymise: bool = False  # hide the gene's name, as `anon` does
     budget: int | None = None  # credits, instead of the tier's
+
+
+AS_IT_IS: Final = Options()
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class Case:
 
 
 @lru_cache(maxsize=4096)
-def begin(task: str, seed: int, split: Split, options: Options = Options()) -> Case:
+def begin(task: str, seed: int, split: Split, options: Options = AS_IT_IS) -> Case:
     """The case of (task, seed, split), always the same. Raises BadSplit, UnknownScenario, BadOption."""
     if split not in SPLITS:
         raise BadSplit(did_you_mean(f"{task} split", split, SPLITS))
@@ -301,4 +300,4 @@ def _permuted(stream: Stream) -> Mapping[str, int]:
     return MappingProxyType({name: mixed.get(name, 0) for name in usual})
 
 
-__all__ = ["CURATED", "SHIFTS", "TIERS", "BadOption", "Case", "Options", "UnknownScenario", "begin"]
+__all__ = ["AS_IT_IS", "CURATED", "SHIFTS", "TIERS", "Case", "Options", "UnknownScenario", "begin"]
