@@ -1,0 +1,132 @@
+"""A stretch of road between a client and its server that can be made bad, and good again.
+
+Forwards bytes; knows nothing of what they mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Literal
+from urllib.parse import urlsplit
+
+Fault = Literal["silent", "slow", "garbage", "truncated", "half_closed", "cut"]
+FAULTS: tuple[Fault, ...] = ("silent", "slow", "garbage", "truncated", "half_closed", "cut")
+CHUNK = 65536
+
+
+class Road:
+    """All connections to one server. `break_down` spoils the next answers; `mend` forwards again."""
+
+    def __init__(self, port: int, delay_s: float) -> None:
+        self.url = ""
+        self.struck = 0  # answers that did not arrive as they were sent
+        self._port = port
+        self._delay_s = delay_s
+        self._fault: Fault | None = None
+        self._left = 0
+        self._open: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+
+    def break_down(self, fault: Fault, answers: int = 1_000_000) -> None:
+        """Spoil the next so many answers of the server, whoever gets them."""
+        self._fault, self._left = fault, answers
+
+    def mend(self) -> None:
+        self._fault, self._left = None, 0
+
+    async def carry(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        """One connection, both ways, until either end is gone."""
+        try:
+            far, forth = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            back.transport.abort()
+            return
+        self._open |= {back, forth}
+        ways = (self._forward(near, forth), self._answer(far, back, forth))
+        tasks = [asyncio.ensure_future(way) for way in ways]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            self._open -= {back, forth}
+            back.transport.abort()
+            forth.transport.abort()
+
+    async def _forward(self, near: asyncio.StreamReader, forth: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await near.read(CHUNK):
+                forth.write(data)
+                await forth.drain()
+
+    async def _answer(
+        self, far: asyncio.StreamReader, back: asyncio.StreamWriter, forth: asyncio.StreamWriter
+    ) -> None:
+        with suppress(OSError):
+            while data := await far.read(CHUNK):
+                if self._fault is not None and self._left > 0:
+                    self._left -= 1
+                    self.struck += 1
+                    if not await self._spoil(self._fault, data, back):
+                        return
+                else:
+                    back.write(data)
+                await back.drain()
+
+    async def _spoil(self, fault: Fault, data: bytes, back: asyncio.StreamWriter) -> bool:
+        """Do it; whether the connection goes on."""
+        if fault == "slow":
+            await asyncio.sleep(self._delay_s)
+            back.write(data)
+            return True
+        if fault == "silent":  # nothing arrives any more, and nobody says so
+            await asyncio.sleep(3600.0)
+        if fault == "garbage":
+            back.write(bytes(255 - byte for byte in data))
+            return True
+        if fault == "truncated":
+            back.write(data[: len(data) // 2])
+            await back.drain()
+        if fault == "half_closed":
+            back.write_eof()
+            await asyncio.sleep(3600.0)
+        return False
+
+    def run(self, listener: socket.socket) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._listen(listener))
+        self._loop.close()
+
+    async def _listen(self, listener: socket.socket) -> None:
+        self._over = asyncio.Event()
+        server = await asyncio.start_server(self.carry, sock=listener)
+        await self._over.wait()
+        server.close()
+        for writer in tuple(self._open):
+            writer.transport.abort()
+        others = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(lambda: self._over.set())
+
+
+@contextmanager
+def bad_road(url: str, delay_s: float = 1.5) -> Iterator[Road]:
+    """A road to the server at `url`, good until it is told otherwise. delay_s: how slow slow is."""
+    road = Road(urlsplit(url).port or 80, delay_s)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+    road.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    thread = threading.Thread(target=road.run, args=(listener,), daemon=True)
+    thread.start()
+    try:
+        yield road
+    finally:
+        road.close()
+        thread.join(10.0)

@@ -1,0 +1,265 @@
+"""Everything that may break between a trainer and its environment, broken on purpose, in real processes.
+
+Servers are killed, roads made bad, clients and trainers killed; each time what was played must be what
+would have been played, in bounded time, and nothing may be left behind. Knows the breaking and the
+counting; what a right episode is, is `scripted.py`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from bench.bad_road import FAULTS, Fault, bad_road
+from bench.processes import children
+from bench.promise import Figure, report
+from bench.scripted import Performance, Script, perform, scripts
+from eval.door import RemoteDoor
+from training.own_server import own_server
+
+ROOT = Path(__file__).resolve().parents[1]
+FAMILY, TASK = "polypharmacy", "review_budgeted"
+DEADLINE_S, PATIENCE_S = 3.0, 30.0
+ROAD_FAULTS = 3  # answers spoiled, each at another turn
+
+HOLD = """
+import sys, time
+from env_server.client import connect
+held = connect(sys.argv[1], pool=64).begin_many([(None, seed, "train") for seed in range(int(sys.argv[2]))])
+print("holding", flush=True)
+time.sleep(600)
+"""
+
+
+class Server:
+    """A server in a process of its own that can be killed and started again where it was."""
+
+    def __init__(self, *flags: str) -> None:
+        self._flags = flags
+        self.port = 0
+        self.start()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "env_server.app", "--port", str(self.port), *self._flags],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._child.stdout is not None
+        greeting = self._child.stdout.readline()
+        if "listens on" not in greeting:
+            raise RuntimeError(f"the server did not start: {greeting}")
+        self.port = int(greeting.rsplit(":", 1)[1])
+
+    def kill(self) -> None:
+        self._child.kill()
+        self._child.communicate()
+
+    def freeze(self, frozen: bool) -> None:
+        self._child.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, it: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._child.poll() is None:
+            self.freeze(False)
+            self.kill()
+
+
+@contextmanager
+def door_to(url: str, seats: int) -> Iterator[RemoteDoor]:
+    door = RemoteDoor(url, FAMILY, seats, PATIENCE_S, DEADLINE_S)
+    try:
+        yield door
+    finally:
+        door.close()
+
+
+# -- what may happen -----------------------------------------------------------------------------
+
+
+def server_killed_and_started_again(wanted: Sequence[Script]) -> Performance:
+    with Server() as server, door_to(server.url, len(wanted)) as door:
+
+        def between(turn: int) -> None:
+            if turn in (1, 4):
+                server.kill()
+                threading.Thread(target=server.start).start()
+
+        return perform(door, wanted, between)
+
+
+def own_server_killed(wanted: Sequence[Script]) -> Performance:
+    """The server that a run starts for itself comes back by itself."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        own_server(Path(folder) / "server.log") as url,
+        door_to(url, len(wanted)) as door,
+    ):
+
+        def between(turn: int) -> None:
+            if turn == 2:
+                for child in children(os.getpid()):
+                    os.kill(child, signal.SIGKILL)
+
+        return perform(door, wanted, between)
+
+
+def one_of_two_servers_killed(wanted: Sequence[Script]) -> Performance:
+    with (
+        Server() as first,
+        Server() as second,
+        door_to(f"{first.url},{second.url}", len(wanted)) as door,
+    ):
+        return perform(door, wanted, lambda turn: first.kill() if turn == 2 else None)
+
+
+def server_frozen(wanted: Sequence[Script]) -> Performance:
+    """Alive, listening, and deaf for longer than a deadline: what it says later is nobody's."""
+    with Server() as server, door_to(server.url, len(wanted)) as door:
+
+        def between(turn: int) -> None:
+            if turn == 2:
+                server.freeze(True)
+                threading.Timer(DEADLINE_S + 1.0, server.freeze, (False,)).start()
+
+        return perform(door, wanted, between)
+
+
+def bad_answers(fault: Fault, wanted: Sequence[Script]) -> Performance:
+    with Server() as server:
+        return bad_answers_of(server.url, fault, wanted)
+
+
+def bad_answers_of(url: str, fault: Fault, wanted: Sequence[Script]) -> Performance:
+    """Twice in an episode the next few answers of the server at `url` are spoiled on the way."""
+    with (
+        bad_road(url, delay_s=DEADLINE_S + 1.0) as road,
+        door_to(road.url, len(wanted)) as door,
+    ):
+
+        def between(turn: int) -> None:
+            if turn in (1, 3):
+                road.break_down(fault, ROAD_FAULTS)
+
+        seen = perform(door, wanted, between)
+        if road.struck < ROAD_FAULTS:
+            raise RuntimeError(f"{fault}: only {road.struck} answers were spoiled")
+        return seen
+
+
+def client_killed(holding: int) -> float:
+    """Seconds until a full server has a seat again after its only client was killed."""
+    from env_server.client import CapacityError, connect
+
+    with Server("--capacity", str(holding)) as server:
+        client = subprocess.Popen(
+            [sys.executable, "-c", HOLD, server.url, str(holding)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert client.stdout is not None
+        client.stdout.readline()
+        client.kill()
+        began = time.perf_counter()
+        client.communicate()
+        while True:
+            try:
+                connect(server.url, patience_s=0.0).close()
+            except CapacityError:
+                time.sleep(0.01)
+                continue
+            return time.perf_counter() - began
+
+
+def port_taken() -> float:
+    """1 where a server on a taken port says so and leaves; 0 otherwise."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "env_server.app", "--port", port],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    return float(done.returncode == 1 and f":{port}" in done.stderr and "--port" in done.stderr)
+
+
+SERVERS: dict[str, Callable[[Sequence[Script]], Performance]] = {
+    "server killed twice and started again": server_killed_and_started_again,
+    "own server killed": own_server_killed,
+    "one of two servers killed": one_of_two_servers_killed,
+    "server frozen for longer than the deadline": server_frozen,
+}
+ROADS: dict[str, Callable[[Sequence[Script]], Performance]] = {
+    f"answers {fault}": partial(bad_answers, fault) for fault in FAULTS
+}
+
+
+# -- the figures ---------------------------------------------------------------------------------
+
+
+def road_figures(episodes: int) -> list[Figure]:
+    wanted = scripts(TASK, episodes)
+    figures = []
+    for name, happen in {**SERVERS, **ROADS}.items():
+        seen = happen(wanted)
+        print(f"{name}: {seen.seconds:.1f} s {seen.why}", file=sys.stderr)
+        figures += [
+            Figure(f"{name}: wrong rewards", seen.wrong, "replies", episodes, "most", 0),
+            Figure(f"{name}: lost", seen.lost, "episodes", episodes, "most", 0),
+            Figure(f"{name}: longest turn", seen.longest_s, "s", episodes, "most", PATIENCE_S),
+        ]
+    return figures
+
+
+def measure(quick: bool, kills: int, folder: Path) -> list[Figure]:
+    from bench.kills import kill_figures
+
+    figures = road_figures(8 if quick else 64)
+    figures += [
+        Figure("client killed: seat free after", client_killed(16), "s", 16, "most", 1.0),
+        Figure("port taken: said so", port_taken(), "times", 1, "least", 1),
+    ]
+    figures += kill_figures(kills, folder)
+    left = children(os.getpid())
+    return [*figures, Figure("processes left behind", len(left), "processes", 1, "most", 0)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="8 episodes a fault and 2 killed trainers")
+    add("--kills", type=int, help="how often a trainer is killed (default: 20; 2 with --quick)")
+    add("--json", action="store_true", help="print JSON with the machine")
+    asked = parser.parse_args(argv)
+    kills = asked.kills if asked.kills is not None else 2 if asked.quick else 20
+    with tempfile.TemporaryDirectory(prefix="rounds-faults-") as folder:
+        figures = measure(asked.quick, kills, Path(folder))
+    seeds = f"train patients of {TASK} from 0; kills drawn from one stream"
+    return report("bench.faults", figures, as_json=asked.json, seeds=seeds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
