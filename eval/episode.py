@@ -5,9 +5,21 @@ Knows the order of things (begin, look, act, score), and nothing of any family, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
+from typing import Any
 
-from env_server.contract import Action, AgentCard, Episode, Family, Refusal, RoundsError, Split
+from env_server.contract import (
+    NOTHING,
+    Action,
+    AgentCard,
+    Episode,
+    Family,
+    Refusal,
+    RoundsError,
+    Split,
+    begin,
+)
 from eval.trajectory import Trajectory, Turn, plain
 
 # an episode that outlives its task's limit by more has broken the contract
@@ -18,12 +30,19 @@ class NeverEnded(RoundsError, RuntimeError):
     """An episode went on past its task's max_steps."""
 
 
-def play(family: Family, task: str, seed: int, split: Split, card: AgentCard) -> Trajectory:
+def play(
+    family: Family,
+    task: str,
+    seed: int,
+    split: Split,
+    card: AgentCard,
+    options: Mapping[str, Any] = NOTHING,
+) -> Trajectory:
     """One episode of `task` played by the card's agent in process, from first look to score.
 
     What the agent or the episode raises is raised: a broken agent must not read as a bad score.
     """
-    episode = family.begin(task, seed, split)
+    episode = begin(family, task, seed, split, options)
     turns, seconds = take_turns(episode, card)
     return Trajectory(
         family=family.name,
@@ -37,6 +56,7 @@ def play(family: Family, task: str, seed: int, split: Split, card: AgentCard) ->
         score=episode.score(),
         outcome=plain(episode.outcome()),
         seconds=seconds,
+        options=options,
     )
 
 

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from env_server import registry
-from env_server.contract import Action, Episode, Family, JsonObject, Refusal, RoundsError, canonical
+from env_server.contract import (
+    Action,
+    Episode,
+    Family,
+    JsonObject,
+    Refusal,
+    RoundsError,
+    begin,
+    canonical,
+)
 from eval.episode import take_turn
 from eval.record import BadLine, numbered_lines
 from eval.trajectory import Trajectory, Turn, plain
@@ -72,7 +81,7 @@ def play_again(recorded: Trajectory, family: Family) -> JsonObject:
     What only the player knows (its words, tokens and time) is taken over; a lost episode has no
     score or outcome to compare.
     """
-    episode = family.begin(recorded.task, recorded.seed, recorded.split)
+    episode = begin(family, recorded.task, recorded.seed, recorded.split, recorded.options)
     body = recorded.to_json()
     turns = list(_turns_again(recorded, episode, family))
     body |= {"version": family.version, "turns": [turn.to_json() for turn in turns]}

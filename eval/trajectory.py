@@ -58,7 +58,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One episode with what is needed to play it again: (family, task, split, seed, version)."""
+    """One episode with what is needed to play it again: (family, task, split, seed, version, options)."""
 
     family: str
     task: str
@@ -76,6 +76,8 @@ class Trajectory:
     # what a model behind an API spent: requests, prompt_tokens, completion_tokens, and cost_usd where
     # prices are known; None for everybody else
     usage: Mapping[str, Any] | None = None
+    # what was chosen of the episode beyond task, split and seed, where the family offers a choice
+    options: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
     @property
     def episode_return(self) -> float:
@@ -96,9 +98,10 @@ class Trajectory:
     def to_json(self) -> JsonObject:
         """One line of an episodes.jsonl. Observations are shared with this object, not copied.
 
-        `usage` is written where there is any, so that older files keep their bytes.
+        `usage` and `options` are written where there are any, so that older files keep their bytes.
         """
         spent = {} if self.usage is None else {"usage": plain(self.usage)}
+        chosen = {"options": dict(self.options)} if self.options else {}
         return {
             "family": self.family,
             "task": self.task,
@@ -114,6 +117,7 @@ class Trajectory:
             "tokens": self.tokens.to_json() if self.tokens else None,
             "lost": self.lost,
             **spent,
+            **chosen,
         }
 
     @classmethod

@@ -13,7 +13,7 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from env_server.contract import (
     Split,
     Step,
     clamp_score,
+    read_options,
 )
 from eval.lines import Ending, Json, Lines, Plain
 
@@ -263,8 +264,11 @@ def _stage(asked: argparse.Namespace, out: TextIO, connection: Connection | None
     from eval.consult import ServedPlayer
     from eval.heldout import refuse_overlap
     from eval.question import ask
+    from eval.watched import choosing
 
-    family = registry.get(asked.family)
+    shipped = registry.get(asked.family)
+    options = read_options(shipped, dict(asked.option))
+    family = choosing(shipped, options)
     player = roster.find(asked.agent, family, roster.Options(asked.temperature))
     asks = ask(family, _tasks(asked, family), asked.split, asked.seed0, asked.episodes)
     refuse_overlap(player.name, player.trained_on, asks.patients())
@@ -285,12 +289,14 @@ def _stage(asked: argparse.Namespace, out: TextIO, connection: Connection | None
         passed=asked.success_at,
         bounded=asked.reward_style == "bounded",
         live=asked.live,
-        begin=_remote(connection, family, player) if connection else None,
+        begin=_remote(connection, family, player, options) if connection else None,
         ends_at=monotonic() + asked.deadline_s,
     )
 
 
-def _remote(connection: Connection, family: Family, player: Player) -> Begin:
+def _remote(
+    connection: Connection, family: Family, player: Player, options: Mapping[str, Any]
+) -> Begin:
     """Episodes on the server. A served model reads what the server sends; whoever needs more than
 
     JSON (legal actions, typed observations) plays a twin here that is compared at every step.
@@ -299,7 +305,7 @@ def _remote(connection: Connection, family: Family, player: Player) -> Begin:
     from eval.watched import Mirrored
 
     def begin(task: str, seed: int, split: Split) -> Episode:
-        there = connection.begin(task, seed, split)
+        there = connection.begin(task, seed, split, **options)
         if isinstance(player, ServedPlayer):
             return cast(Episode, there)
         return cast(Episode, Mirrored(family.begin(task, seed, split), there))
@@ -331,6 +337,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--episodes", type=_count, default=1, help="patients a task (default: %(default)s)")
     add("--split", default="test", help="which patients (default: %(default)s)")
     add("--seed0", type=int, default=0, help="seed of the first patient (default: %(default)s)")
+    add(
+        "--option",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of every episode, where the family offers it: scenario=..., kappa=.9; may be repeated",
+    )
     add("--temperature", type=float, default=0.0, help="of the model (default: %(default)s)")
     add("--log-format", choices=("text", "json"), default="text", help="how lines are spelled")
     add(
@@ -343,6 +357,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--deadline-s", type=float, default=BUDGET_S, help="seconds of the run (%(default)s)")
     add("--live", type=Path, metavar="FILE", help="keep a JSON snapshot of the latest step there")
     return parser
+
+
+def _option(text: str) -> tuple[str, object]:
+    """A name and a JSON value; what is no JSON is a word."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(f"0{value}" if value.startswith(".") else value)
+    except ValueError:
+        return name, value
 
 
 def _count(text: str) -> int:

@@ -6,7 +6,7 @@ of an episode, or play on a server. Knows the contract; nothing of players or fa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from env_server.contract import (
@@ -17,7 +17,9 @@ from env_server.contract import (
     RoundsError,
     Split,
     Step,
+    begin,
     canonical,
+    read_options,
 )
 from env_server.remote import RemoteEpisode
 from eval.roster import Player
@@ -76,6 +78,16 @@ class _Lent:
 
     def begin(self, task: str | None = None, seed: int = 0, split: Split = "train") -> Episode:
         return self._begin(task or self._family.default_task, seed, split)
+
+
+def choosing(family: Family, options: Mapping[str, Any]) -> Family:
+    """The family, with these options chosen of every episode begun in it. Raises BadOption."""
+    chosen = read_options(family, options)
+    if not chosen:
+        return family
+    return cast(
+        Family, _Lent(family, lambda task, seed, split: begin(family, task, seed, split, chosen))
+    )
 
 
 class Mirrored:

@@ -125,3 +125,17 @@ def test_the_command_ends_with_0_with_1_at_a_difference_and_with_2_where_it_cann
     assert command.main([str(changed(recorded, lambda b: b.update(score=0.5)))]) == 1
     assert "line 2" in capsys.readouterr().out
     assert command.main([str(recorded.with_name("none.jsonl"))]) == 2
+
+
+def test_an_episode_with_options_of_its_own_plays_again_to_the_same_bytes(tmp_path: Path):
+    family = registry.get("drug_target")
+    chosen = {"scenario": "kras_pdac_borderline", "kappa": 0.9, "budget": 20}
+    card = family.agents["heuristic"]
+    played = play(family, "target_medium", 3, "validation", card, chosen)
+    plain = play(family, "target_medium", 3, "validation", card)
+    path = written(tmp_path / "e.jsonl", played, plain)
+    assert list(replay(path)) == [None, None]
+    first, second = path.read_text("utf-8").splitlines()
+    assert json.loads(first)["options"] == chosen and "options" not in json.loads(second)
+    forgotten = written(tmp_path / "f.jsonl", replace(played, options={}))
+    assert list(replay(forgotten)) != [None]

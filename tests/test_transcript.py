@@ -21,6 +21,7 @@ from servers import serving_here
 
 from env_server import app as server
 from env_server import registry
+from eval import transcript
 from eval.agents.human import HumanPlayer, Left
 from eval.compare import main as compare_main
 from eval.episode import play
@@ -189,6 +190,52 @@ def test_a_viewer_finds_the_latest_step_in_the_live_file(tmp_path: Path, capsys:
     assert told["done"] is True and told["step"] == len(steps) == len(told["rewards"])
     assert told["task"] == "easy_screening" and told["observation"]["done"] is True
     assert os.listdir(live.parent) == ["state.json"]
+
+
+@pytest.mark.parametrize("family", registry.names())
+def test_the_live_file_is_written_after_every_step(
+    family: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[dict[str, Any]] = []
+    live, write = tmp_path / "state.json", transcript.write_live
+
+    def keeping(path: Path, body: dict[str, Any]) -> None:
+        write(path, body)
+        kept.append(json.loads(live.read_text("utf-8")))
+
+    monkeypatch.setattr(transcript, "write_live", keeping)
+    task = next(iter(registry.get(family).tasks))
+    main(["--agent", "heuristic", "--family", family, "--tasks", task, "--live", str(live)])
+    steps = [line for line in lines(capsys) if line.startswith("[STEP]")]
+    assert [told["step"] for told in kept] == list(range(1, len(steps) + 1))
+    assert [told["done"] for told in kept] == [False] * (len(steps) - 1) + [True]
+    assert all(told["action"] and told["observation"] for told in kept)
+
+
+def test_options_are_those_of_every_episode_here_and_on_a_server(
+    tmp_path: Path, capsys: Any
+) -> None:
+    asked = ["--agent", "reference", "--family", "drug_target", "--tasks", "target_easy"]
+    live = tmp_path / "state.json"
+    asked += ["--option", "scenario=cd33_aml_misleading", "--option", "budget=40"]
+    with serving_here(server.create_app("drug_target"), ws_max_size=2**20) as url:
+        said = []
+        for where in ([], ["--env-url", url]):
+            assert main([*asked, "--live", str(live), *where]) == 0
+            said.append(lines(capsys))
+            shown = json.loads(live.read_text("utf-8"))["observation"]
+            assert (shown["target_gene"], shown["credits_total"]) == ("CD33", 40)
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [("kapa=.5", "did you mean 'kappa'"), ("kappa=.5.", "kappa must be"), ("kappa=2", "0 to 1")],
+)
+def test_a_wrong_option_is_told_before_anything_is_played(said: str, why: str, capsys: Any) -> None:
+    assert main(["--agent", "random", "--family", "drug_target", "--option", said]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and why in err
 
 
 @pytest.mark.parametrize("family", registry.names())
