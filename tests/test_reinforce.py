@@ -60,8 +60,9 @@ def untimed(path: Path) -> list[dict[str, object]]:
 
 
 def test_reward_to_go_is_discounted_from_the_end():
-    assert to_go([1.0, 2.0, 4.0], 0.5) == [3.0, 4.0, 4.0]
-    assert to_go([], 0.9) == []
+    rewards_TE = np.array([[1.0, 8.0], [2.0, 0.0], [4.0, 0.0]])
+    assert to_go(rewards_TE, 0.5).tolist() == [[3.0, 8.0], [4.0, 0.0], [4.0, 0.0]]
+    assert to_go(np.zeros((0, 2)), 0.9).shape == (0, 2)
 
 
 @pytest.mark.parametrize("task", ["easy_screening", "review_budgeted"])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from env_server.contract import Encoding, Episode, Family, Split
 from eval.policy_net import Mlp, Places, masked
+from training.cohort import together
 from training.value_net import Value
 
 Choose = Callable[[Tensor], Tensor]  # masked logits (B, A) -> chosen indices (B,)
@@ -82,53 +83,65 @@ def roll(
     gamma: float = 1.0,
     value: Value | None = None,
 ) -> Batch:
-    """Play every episode to its end; those that have ended leave the forward pass at once."""
-    expected: list[list[float]] = [[] for _ in episodes]
-    seen: list[list[NDArray[np.float32]]] = [[] for _ in episodes]
-    masks: list[list[NDArray[np.bool_]]] = [[] for _ in episodes]
-    actions: list[list[int]] = [[] for _ in episodes]
-    rewards: list[list[float]] = [[] for _ in episodes]
-    live = list(range(len(episodes)))
-    looks = [episode.observe() for episode in episodes]
-    while live:
-        features = [encoding.features(looks[i]) for i in live]
-        open_ = [encoding.mask(looks[i]) for i in live]
+    """Play every episode to its end; those that have ended leave the forward pass at once.
+
+    The episodes are used up: how they went is in the batch.
+    """
+    cohort = together(encoding, episodes)
+    turns: list[_Turn] = []
+    while len(cohort.live):
+        live_L, features_LF, mask_LA = cohort.live, cohort.features(), cohort.mask()
         with torch.no_grad():
-            logits, summary = policy(torch.from_numpy(np.stack(features)))
-            thought = [0.0] * len(live) if value is None else value(summary).tolist()
-            chosen = choose(masked(logits, torch.from_numpy(np.stack(open_)))).tolist()
-        still = []
-        for i, row, mask, index, worth in zip(live, features, open_, chosen, thought, strict=True):
-            step = episodes[i].step(encoding.action(looks[i], index))
-            seen[i].append(row)
-            masks[i].append(mask)
-            actions[i].append(index)
-            rewards[i].append(step.reward)
-            expected[i].append(worth)
-            looks[i] = step.observation
-            if not step.done:
-                still.append(i)
-        live = still
+            logits, summary = policy(torch.from_numpy(features_LF))
+            expected_L = torch.zeros(len(live_L)) if value is None else value(summary)
+            actions_L = choose(masked(logits, torch.from_numpy(mask_LA)))
+        rewards_L = cohort.step(actions_L.numpy())
+        turns.append(_Turn(live_L, features_LF, mask_LA, actions_L, rewards_L, expected_L))
+    return _batch(turns, cohort.scores(), gamma)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One step of every episode that still ran."""
+
+    live_L: NDArray[np.int64]
+    features_LF: NDArray[np.float32]
+    mask_LA: NDArray[np.bool_]
+    actions_L: Tensor
+    rewards_L: NDArray[np.float64]
+    expected_L: Tensor
+
+
+def _batch(turns: Sequence[_Turn], scores_E: list[float], gamma: float) -> Batch:
+    """The turns, turned into episodes."""
+    rewards_TE = np.zeros((len(turns), len(scores_E)))
+    for at, turn in enumerate(turns):
+        rewards_TE[at, turn.live_L] = turn.rewards_L
+    to_go_TE = to_go(rewards_TE, gamma)
+    episode_N = np.concatenate([turn.live_L for turn in turns])
+    order_N = np.argsort(episode_N, kind="stable")
+    rows_N = torch.from_numpy(order_N)
+    left_N = np.concatenate([to_go_TE[at, turn.live_L] for at, turn in enumerate(turns)])
     return Batch(
-        features_NF=torch.from_numpy(np.stack([row for rows in seen for row in rows])),
-        mask_NA=torch.from_numpy(np.stack([row for rows in masks for row in rows])),
-        actions_N=torch.tensor([index for indices in actions for index in indices]),
-        to_go_N=torch.tensor([left for own in rewards for left in to_go(own, gamma)]),
-        expected_N=torch.tensor([worth for own in expected for worth in own]),
-        steps_E=[len(own) for own in rewards],
-        returns_E=[sum(own) for own in rewards],
-        scores_E=[episode.score() for episode in episodes],
+        features_NF=torch.from_numpy(np.concatenate([t.features_LF for t in turns])[order_N]),
+        mask_NA=torch.from_numpy(np.concatenate([t.mask_LA for t in turns])[order_N]),
+        actions_N=torch.cat([t.actions_L for t in turns])[rows_N],
+        to_go_N=torch.from_numpy(left_N[order_N].astype(np.float32)),
+        expected_N=torch.cat([t.expected_L for t in turns])[rows_N],
+        steps_E=np.bincount(episode_N, minlength=len(scores_E)).tolist(),
+        # one turn after the other: the sum an episode would make of its own rewards
+        returns_E=sum(rewards_TE, start=np.zeros(len(scores_E))).tolist(),
+        scores_E=scores_E,
     )
 
 
-def to_go(rewards: Sequence[float], gamma: float) -> list[float]:
-    """What each step's reward and all later ones are worth at that step."""
-    worth = 0.0
-    found = []
-    for reward in reversed(rewards):
-        worth = reward + gamma * worth
-        found.append(worth)
-    return found[::-1]
+def to_go(rewards_TE: NDArray[np.float64], gamma: float) -> NDArray[np.float64]:
+    """What each turn's rewards and all later ones are worth at that turn; 0 where an episode is over."""
+    worth_TE = np.zeros_like(rewards_TE)
+    later_E = np.zeros(rewards_TE.shape[1])
+    for at in range(len(rewards_TE) - 1, -1, -1):
+        worth_TE[at] = later_E = rewards_TE[at] + gamma * later_E
+    return worth_TE
 
 
 def mean_greedy_score(

@@ -104,7 +104,8 @@ class Learner:
             advantage_N = (advantage_N - advantage_N.mean()) / (advantage_N.std() + 1e-6)
         self.optimiser.zero_grad()
         sums = torch.zeros(3)
-        for rows in torch.arange(batch.steps).split(ROWS):
+        for first in range(0, batch.steps, ROWS):
+            rows = slice(first, first + ROWS)
             parts = self._losses(batch, rows, advantage_N[rows])
             policy_loss, value_loss, entropy = parts
             loss = value_loss
@@ -128,7 +129,7 @@ class Learner:
         )
 
     def _losses(
-        self, batch: Batch, rows: torch.Tensor, advantage_R: torch.Tensor
+        self, batch: Batch, rows: slice, advantage_R: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sums over these rows: -advantage * log-probability, squared error of the baseline, entropy."""
         import torch
@@ -412,12 +413,15 @@ def runs_of(asked: argparse.Namespace) -> list[ReinforceConfig]:
     config = flags.resolve(ReinforceConfig, asked)
     family = registry.get(config.family)
     named = list(family.tasks) if config.task == "all" else config.task.split(",")
+    if not asked.family and named[0].strip() not in family.tasks:
+        family = registry.owner(named[0].strip())
     runs = []
     for task in [registry.task(family, name.strip()).name for name in named]:
         own = PRESETS / f"{asked.preset}.{task}.yaml"
         values = {
             **vars(asked),
             "task": task,
+            "family": family.name,
             "config": str(own if own.is_file() else asked.config),
         }
         runs.append(flags.resolve(ReinforceConfig, argparse.Namespace(**values)))

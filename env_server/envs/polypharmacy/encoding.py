@@ -6,14 +6,14 @@ those of the list as it stands, so an index means another drug once the list has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from env_server.contract import Action, Encoding, Observation, RoundsError, nearest
+from env_server.contract import Action, Encoding, Episode, Observation, RoundsError, nearest
 from env_server.envs.polypharmacy.actions import (
     FINISH,
     INTERVENTION_TYPES,
@@ -34,6 +34,9 @@ from env_server.envs.polypharmacy.features import (
     seed16,
 )
 from env_server.envs.polypharmacy.observation import ReviewObservation
+
+if TYPE_CHECKING:
+    from env_server.envs.polypharmacy.seed_cohort import SeedCohort
 
 KINDS: Final = len(INTERVENTION_TYPES)
 FIRST_CHANGE: Final = len(PAIRS)
@@ -132,6 +135,15 @@ class ReviewEncoding:
         place, kind = divmod(index - FIRST_CHANGE, KINDS)
         _demand(place, len(drugs), index)
         return intervene(drugs[place].drug_id, INTERVENTION_TYPES[kind])
+
+    def together(self, episodes: Sequence[Episode]) -> SeedCohort | None:
+        """The same reviews as arrays, at their start; None where they can only be played one by one.
+
+        What it shows of each is what `features` and `mask` make of its observations, to the last bit.
+        """
+        from env_server.envs.polypharmacy.seed_cohort import cohort
+
+        return cohort(episodes) if self._features is seed16 else None
 
     def index(self, observation: Observation, action: Action) -> int | None:
         """The index of `action`; None for a named substitute or a drug that is not on the list.

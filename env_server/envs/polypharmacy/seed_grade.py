@@ -13,7 +13,7 @@ from env_server.contract import Difficulty
 from env_server.envs.polypharmacy.observation import InteractionQuery, Intervention
 from env_server.envs.polypharmacy.seed_risk import RULES, SeedRules
 
-_LESS = 1e-9  # a smaller change of risk is rounding
+LESS = 1e-9  # a smaller change of risk is rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,19 @@ def reduction(start: float, end: float, rules: SeedRules = RULES) -> float:
 
 def efficiency(queries: Sequence[InteractionQuery], rules: SeedRules = RULES) -> float:
     """Severe and moderate findings as a share of the queries used."""
-    if not queries:
-        return rules.efficiency_of_no_query
-    return sum(q.severity in ("severe", "moderate") for q in queries) / len(queries)
+    found = sum(q.severity in ("severe", "moderate") for q in queries)
+    return share(found, len(queries), rules.efficiency_of_no_query)
 
 
 def precision(worth: Sequence[float], mended: Sequence[int], rules: SeedRules = RULES) -> float:
     """Share of interventions that lowered the risk (`worth`) or broke fewer criteria (`mended`)."""
-    if not worth:
-        return rules.precision_of_no_intervention
-    helped = sum(w > _LESS or m > 0 for w, m in zip(worth, mended, strict=True))
-    return helped / len(worth)
+    helped = sum(w > LESS or m > 0 for w, m in zip(worth, mended, strict=True))
+    return share(helped, len(worth), rules.precision_of_no_intervention)
+
+
+def share(counted: int, of: int, of_none: float) -> float:
+    """`counted` of `of`; a written value where there was nothing to count."""
+    return counted / of if of else of_none
 
 
 def targeted(interventions: Iterable[Intervention], in_severe_pair: frozenset[str]) -> float:

@@ -15,7 +15,7 @@ from data.polypharmacy.tables import Criterion, Drug, Pair, Tables
 from env_server.envs.polypharmacy.patient import Patient
 from env_server.envs.polypharmacy.regimen import Slot
 
-_OPEN_TO_ALL = "age_over_60"  # the one circumstance that everybody in these tasks is in
+OPEN_TO_ALL = "age_over_60"  # the one circumstance that everybody in these tasks is in
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def known(tables: Tables) -> Known:
 def applies(criterion: Criterion, patient: Patient) -> bool:
     """Whether the criterion's gates are open for this patient; circumstances nobody can see stay shut."""
     condition = criterion.condition
-    if criterion.circumstance is not None and condition != _OPEN_TO_ALL:
+    if criterion.circumstance is not None and condition != OPEN_TO_ALL:
         return False
     if criterion.circumstance is None and condition and condition not in patient.conditions:
         return False
