@@ -14,7 +14,8 @@ from env_server.contract import Episode, Family, JsonObject
 Form = tuple[str, object, bool]
 
 SHORT_S: Final = 0.003  # of the processor; what a loop may lose without being felt
-WAITED_S: Final = 0.1  # by the clock; above it the step waits for something, not for its turn
+HELD_S: Final = 0.02  # by the clock, on the loop; less may be another program's doing
+WAITED_S: Final = 0.1  # by the clock, on a thread; above it the step waits, and not for its turn
 PROOFS: Final = 16  # short runs before a form is trusted
 RELAPSE: Final = (
     512  # short runs after a long one: attempts at one case are short all but the first
@@ -39,12 +40,13 @@ class Pace:
         """Whether it may be long: it was, or too little is known."""
         return self._short.get(form, 0) < PROOFS
 
-    def took(self, form: Form, processor_s: float, clock_s: float) -> None:
-        """Learn from one step."""
-        if processor_s > SHORT_S or clock_s > WAITED_S:
-            self._short[form] = PROOFS - RELAPSE
+    def took(self, form: Form, clock_s: float, processor_s: float | None) -> None:
+        """Learn from one step; processor_s is None for one on the loop, where asking costs too much."""
+        if processor_s is None:
+            long = clock_s > HELD_S
         else:
-            self._short[form] = self._short.get(form, 0) + 1
+            long = processor_s > SHORT_S or clock_s > WAITED_S
+        self._short[form] = PROOFS - RELAPSE if long else self._short.get(form, 0) + 1
 
 
 def _telling(schema: JsonObject) -> tuple[str, frozenset[str]]:

@@ -65,7 +65,7 @@ def read_object(raw: str | bytes, limit: int = MAX_FRAME) -> JsonObject:
     if size > limit:
         raise BadMessage(f"message of {size} bytes; the limit is {limit}")
     try:
-        value = json.loads(raw, parse_constant=_not_json, parse_float=_finite)
+        value = _DECODER.decode(raw if isinstance(raw, str) else raw.decode())
         # a lone surrogate is legal JSON but cannot be encoded again
         if "\\ud" in (raw if isinstance(raw, str) else raw.decode()).lower():
             json.dumps(value, ensure_ascii=False).encode()
@@ -87,6 +87,11 @@ def _finite(digits: str) -> float:
     if not isfinite(number):
         raise ValueError(f"{digits[:20]} is beyond the range of a number")
     return number
+
+
+# made once: json.loads and json.dumps make one a call where they are given arguments
+_DECODER: Final = json.JSONDecoder(parse_constant=_not_json, parse_float=_finite)
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _json_type(value: object) -> str:
@@ -252,7 +257,7 @@ def _styled(body: JsonObject, style: RewardStyle) -> JsonObject:
 
 def dumps(body: object) -> str:
     """`body` as compact JSON. Raises ValueError on NaN or infinity."""
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(body)
 
 
 # -- schemas ----------------------------------------------------------------------------------

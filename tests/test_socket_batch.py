@@ -19,7 +19,7 @@ from websockets.sync.client import ClientConnection
 from env_server import app as server
 from env_server import registry
 from env_server.contract import Action, Refusal, Step, canonical
-from env_server.pace import PROOFS, RELAPSE, SHORT_S, Pace
+from env_server.pace import HELD_S, PROOFS, RELAPSE, SHORT_S, Pace
 from env_server.play import Limits
 from env_server.workers import Worker
 
@@ -192,9 +192,11 @@ def test_a_form_is_trusted_once_short_and_distrusted_once_long() -> None:
     assert pace.form(episode, {"action_type": "x" * 9999})[1] is None
     for _ in range(PROOFS):
         assert pace.long(form)
-        pace.took(form, SHORT_S / 2, SHORT_S)
+        pace.took(form, SHORT_S, SHORT_S / 2)
     assert not pace.long(form)
-    pace.took(form, SHORT_S * 2, SHORT_S)
+    pace.took(form, HELD_S / 2, None)
+    assert not pace.long(form)
+    pace.took(form, HELD_S * 2, None)
     for _ in range(RELAPSE - 1):
         pace.took(form, 0.0, 0.0)
     assert pace.long(form)
