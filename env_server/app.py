@@ -35,18 +35,21 @@ def create_app(
     bandit: str | None = None,
     limits: Limits | None = None,
     keeper: Keeper | None = None,
+    debug_latent: bool = False,
 ) -> FastAPI:
     """The ASGI application; `family` has the root, every family its place under /envs/<name>.
 
     `families` replaces those the registry finds; `agent` answers /agent/suggest (None: each family's
     heuristic), `bandit` is the trained folder behind /bandit (None: where the demo leaves it);
-    `limits` and `keeper` say how much and who (None: the defaults, and nobody beyond a session).
+    `limits` and `keeper` say how much and who (None: the defaults, and nobody beyond a session);
+    `debug_latent` opens what episodes hide to the keeper, for whoever debugs an environment.
     Raises UnknownFamily for a `family` not among them.
     """
     from fastapi import FastAPI
 
     from env_server import (
         bandit_door,
+        debug_door,
         front_door,
         http_door,
         openapi,
@@ -84,6 +87,8 @@ def create_app(
             app.include_router(http_door.routes(play, peers), prefix=prefix)
             app.include_router(session_door.routes(play, keeper), prefix=prefix)
             app.include_router(suggest_door.routes(play, advice, keeper), prefix=prefix)
+            if debug_latent:
+                app.include_router(debug_door.routes(play, keeper), prefix=prefix)
     app.include_router(bandit_door.routes(bandit or bandit_door.SNAPSHOT))
     openapi.describe(app, served)
     _guarded(app, limits, metrics, keeper)
@@ -111,7 +116,7 @@ def _guarded(app: FastAPI, limits: Limits, metrics: Metrics, keeper: Keeper) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns 0 after a clean stop, 1 where it could not start."""
     options = _parser().parse_args(argv)
-    from env_server import logs, process, registry
+    from env_server import debug_door, logs, process, registry
     from env_server.contract import RoundsError
 
     logs.begin(options.log_level, options.log_format)
@@ -133,6 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
         print(_greeting(url, options.family), flush=True)
+        if options.debug_latent:
+            print(f"warning: {debug_door.WARNING}", file=sys.stderr)
         manners = process.Manners(options.ping_s, options.pong_s, options.drain_s)
         return process.serve(app, listener, manners, options.log_level)
 
@@ -156,6 +163,7 @@ def _app(options: argparse.Namespace, local: bool) -> FastAPI:
             rate=options.rate,
         ),
         keeper=Keeper(options.token, local, tuple(options.cors)),
+        debug_latent=options.debug_latent,
     )
 
 
@@ -254,6 +262,11 @@ def _add_keeping(group: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="ORIGIN",
         help="a site whose pages may call this server, e.g. https://example.org; may be repeated",
+    )
+    group.add_argument(
+        "--debug-latent",
+        action="store_true",
+        help="open /debug/latent, which tells what episodes hide; never for training or measuring",
     )
     group.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="warning"

@@ -315,11 +315,16 @@ class ValidationEpisode:
     def _posterior(self) -> float:
         """The exact chance of go; readings are taken in when it is asked for."""
         if self._observed or self._p_go is None:
-            self.belief = self.belief.after(self._observed)
-            self._observed = ()
             # products are summed in another order on another processor: the last digits are not kept
-            self._p_go = round(self.belief.p_go, 12)
+            self._p_go = round(self.believed().p_go, 12)
         return self._p_go
+
+    def believed(self) -> Belief:
+        """The exact posterior on the evidence bought so far; no agent sees it."""
+        if self._observed:
+            self.belief = self.belief.after(self._observed)
+            self._observed, self._p_go = (), None
+        return self.belief
 
     def books(self) -> Books:
         """What the rubrics grade."""

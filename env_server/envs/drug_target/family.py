@@ -17,6 +17,7 @@ from env_server.contract import (
     AgentCard,
     BadSplit,
     Encoding,
+    Episode,
     JsonObject,
     Measure,
     Option,
@@ -97,6 +98,12 @@ class DrugTarget:
     def forecast(self, told: Mapping[str, Any]) -> tuple[float, bool] | None:
         """The chance of go that a report stated, and whether go was right; one half without a report."""
         return told["stated_p_go"], told["right_decision"] == "go"
+
+    def latent(self, episode: Episode) -> JsonObject:
+        """What no agent sees of an episode under way: the hidden state, and the exact posterior."""
+        from env_server.envs.drug_target.latent import report_of
+
+        return report_of(cast(ValidationEpisode, episode))
 
     def action_from_json(self, payload: object) -> Action | Refusal:
         return actions.from_json(payload)

@@ -6,7 +6,7 @@ Told with the outcome, once it is over. Knows how to say the state, not what fol
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.drug_target.records import FACTORS
 from data.drug_target.tables import load
@@ -92,3 +92,20 @@ def state_of(episode: ValidationEpisode) -> FullLatentState:
         CreditState(case.credits, episode.spent, episode.credits),
         ValidationProgress({d: d in episode.seen for d in dimensions}, episode.report is not None),
     )
+
+
+def report_of(episode: ValidationEpisode) -> JsonObject:
+    """The hidden state and what the evidence says of it, for whoever debugs an environment."""
+    belief = episode.copy().believed()
+    marginals = {str(f): [round(p, 9) for p in belief.marginal(f)] for f in FACTORS}
+    return {
+        "latent_state": plain(state_of(episode).to_json()),
+        "belief": {"p_go": round(belief.p_go, 12), "marginals": marginals},
+    }
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON reads it again: tuples become lists."""
+    if isinstance(value, dict):
+        return {key: plain(member) for key, member in value.items()}
+    return [plain(member) for member in value] if isinstance(value, list | tuple) else value

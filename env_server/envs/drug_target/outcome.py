@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from env_server.contract import Measure
 from env_server.envs.drug_target import rubrics
-from env_server.envs.drug_target.latent import state_of
+from env_server.envs.drug_target.latent import plain, state_of
 
 if TYPE_CHECKING:
     from env_server.envs.drug_target.episode import ValidationEpisode
@@ -69,13 +69,6 @@ def tell(episode: ValidationEpisode) -> Mapping[str, Any]:
         "regret": best - score,
     }
     return MappingProxyType(told)
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON reads it again: tuples become lists."""
-    if isinstance(value, dict):
-        return {key: plain(member) for key, member in value.items()}
-    return [plain(member) for member in value] if isinstance(value, list | tuple) else value
 
 
 def reference(case: Case, rubric: rubrics.Rubric) -> tuple[float, tuple[dict[str, Any], ...]]:

@@ -59,6 +59,11 @@ class IntermediateOutput(_Record):
     reasoning: str = Field(description="the agent's own words, cut short")
     violations: list[str] = Field(description="soft ones: order, repetition, unknown parameters")
 
+    @property
+    def summary(self) -> str:
+        """The output, under the name that the published client reads."""
+        return self.output
+
 
 class RefusalRecord(_Record):
     """Why the last answer was not acted on."""
@@ -132,6 +137,69 @@ class DrugTargetState(_Record):
     credits_used: int
     evidence_actions: int
     red_flags: int
+
+
+# -- what no agent sees: the outcome's `latent_state`, and the server's /debug/latent ------------
+
+
+class TargetProfile(_Record):
+    """The target as it is."""
+
+    levels: dict[str, int] = Field(description="nine factors, 0 unfavourable to 2 favourable")
+    modality: Literal["small_molecule", "antibody_adc"]
+    expected_in_vitro: int = Field(description="level of pharmacology")
+    expected_in_vivo: tuple[int, int] = Field(description="levels of pharmacology and of toxicity")
+    true_viability_score: float = Field(description="go is right from .68")
+    correct_decision: Decision
+    key_evidence_dimensions: list[str]
+    misleading_signals: list[str] = Field(description="factors that speak against the decision")
+
+
+class DataQualityState(_Record):
+    """How the evidence errs."""
+
+    noise_level: Literal["clean", "typical", "poor", "hyped"]
+    false_positive_rate: float
+    false_negative_rate: float
+    database_coverage: float
+
+
+class CreditState(_Record):
+    """The purse."""
+
+    credits_total: int
+    credits_used: int
+    credits_remaining: int
+
+
+class ValidationProgress(_Record):
+    """What has been looked at, and whether a report was filed."""
+
+    investigated: dict[str, bool]
+    report_submitted: bool
+
+
+class FullLatentState(_Record):
+    """All of it."""
+
+    target: TargetProfile
+    quality: DataQualityState
+    credits: CreditState
+    progress: ValidationProgress
+
+
+class BeliefRecord(_Record):
+    """The exact posterior on the evidence bought so far."""
+
+    p_go: float
+    marginals: dict[str, list[float]] = Field(description="chance of each level of a factor")
+
+
+class LatentReport(_Record):
+    """What /debug/latent tells of an episode under way."""
+
+    latent_state: FullLatentState
+    belief: BeliefRecord
 
 
 # the names by which the server and the OpenEnv adapter find a family's models
