@@ -294,7 +294,13 @@ def test_a_policy_for_other_features_is_refused(tmp_path: Path) -> None:
 def test_a_preset_is_a_valid_config(path: Path) -> None:
     config = load(path, ReinforceConfig)
     assert path.stem.partition(".")[2] in ("", config.task)
-    Learner(replace(config, task="easy_screening"), REVIEWS)
+    task = "easy_screening" if config.family == REVIEWS.name else config.task
+    Learner(replace(config, task=task), registry.get(config.family))
+
+
+def test_a_task_of_another_family_is_found_by_its_name() -> None:
+    (run,) = reinforce.runs_of(asked(task="target_medium"))
+    assert (run.family, run.encoding) == ("drug_target", "readings")
 
 
 def test_the_seed_preset_is_what_the_source_documents_trained() -> None:
