@@ -68,14 +68,36 @@ def launch(model: Path, run: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def finish(model: Path, run: Path) -> float:
-    """Run, or go on, to the end; the seconds it took."""
-    began = time.perf_counter()
-    child = launch(model, run)
-    if child.wait(600) != 0:
+def finish(model: Path, run: Path) -> None:
+    """Run, or go on, to the end."""
+    if launch(model, run).wait(900) != 0:
         said = (run.parent / f"{run.name}.log").read_text(errors="replace")
         raise RuntimeError(f"the run did not end well:\n{said[-2000:]}")
-    return time.perf_counter() - began
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long an undisturbed run takes to its first checkpoint, and from there to its end, a step."""
+
+    first_s: float
+    step_s: float
+
+
+def paced(model: Path, run: Path) -> Pace:
+    """Run to the end undisturbed."""
+    began = time.perf_counter()
+    child = launch(model, run)
+    await_step(child, run, 1)
+    first_s = time.perf_counter() - began
+    child.wait(900)
+    finish(model, run)  # nothing left to do, or the reason why it broke
+    return Pace(first_s, (time.perf_counter() - began - first_s) / STEPS)
+
+
+def await_step(child: subprocess.Popen[bytes], run: Path, step: int) -> None:
+    """Wait for the checkpoint of that step, or for the end of the run."""
+    while last_step(run) < step and child.poll() is None:
+        time.sleep(0.01)
 
 
 def evidence(run: Path) -> dict[str, Any]:
@@ -100,21 +122,29 @@ def whole(found: dict[str, Any]) -> bool:
     return told == (trained, looked)
 
 
-def killed(model: Path, run: Path, whole_s: float, most: int, draws: Stream) -> Attempt:
-    """Kill the run at random moments, `most` times or until it is done, and let it end."""
+def killed(model: Path, run: Path, pace: Pace, most: int, draws: Stream) -> Attempt:
+    """Kill the run at random moments, `most` times or until it is done, and let it end.
+
+    Half of the kills strike before another checkpoint is written, half within a step after one.
+    """
     at: list[int] = []
     orphans = 0
     while len(at) < most:
+        before = last_step(run)
         child = launch(model, run)
-        time_s = whole_s * (0.4 + 0.6 * draws.uniform())
+        if draws.chance(0.5):
+            await_step(child, run, before + 1)
+            wait_s = pace.step_s * draws.uniform()
+        else:
+            wait_s = pace.first_s * draws.uniform(0.3, 1.0)
         try:
-            child.wait(time_s)
+            child.wait(wait_s)
             break  # it was done first
         except subprocess.TimeoutExpired:
             servers = descendants(child.pid)
             child.kill()
             child.wait()
-            at.append(_last_step(run))
+            at.append(last_step(run))
             orphans += still_running(servers)
     finish(model, run)
     return Attempt(len(at), tuple(at), orphans)
@@ -125,14 +155,14 @@ def kill_figures(kills: int, folder: Path) -> list[Figure]:
     draws = Stream("kills", "grpo", 0)
     model = warm_start(folder)
     alone = folder / "alone"
-    whole_s = finish(model, alone)
+    pace = paced(model, alone)
     wanted = evidence(alone)
     done, other, broken, orphans, number = 0, 0, 0, 0, 0
     if not whole(wanted):
         raise RuntimeError("the undisturbed run's own lines are not whole")
     while done < kills:
         run = folder / f"killed-{number}"
-        attempt = killed(model, run, whole_s, min(kills - done, 7), draws)
+        attempt = killed(model, run, pace, kills - done, draws)
         found = evidence(run)
         other += found["model"] != wanted["model"] or found["last"] != wanted["last"]
         broken += found != wanted
@@ -148,10 +178,11 @@ def kill_figures(kills: int, folder: Path) -> list[Figure]:
         Figure("trainer killed: runs with other weights", other, "runs", number, "most", 0),
         Figure("trainer killed: runs with other lines", broken, "runs", number, "most", 0),
         Figure("trainer killed: servers left behind", orphans, "processes", done, "most", 0),
-        Figure("trainer undisturbed", whole_s, "s", 1),
+        Figure("trainer undisturbed: first checkpoint after", pace.first_s, "s", 1),
     ]
 
 
-def _last_step(run: Path) -> int:
+def last_step(run: Path) -> int:
+    """The latest step with a checkpoint; 0 before the first."""
     found = [int(p.name.rpartition("-")[2]) for p in (run / "checkpoints").glob("checkpoint-*")]
     return max(found, default=0)

@@ -49,7 +49,9 @@ def trainer(ranks: Ranks, rank: int, asked: list[int]) -> Any:
 
     return SimpleNamespace(
         accelerator=SimpleNamespace(num_processes=ranks.count, gather=gather, device="cpu"),
-        vllm_generation=SimpleNamespace(generate=generate, max_completion_length=256),
+        vllm_generation=SimpleNamespace(
+            generate=generate, max_completion_length=256, generation_kwargs={}
+        ),
         processing_class=SimpleNamespace(eos_token_id=END),
         eos_token_ids=[END],
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,10 @@ class Examiner(TrainerCallback):
     def _examine(self, step: int) -> None:
         import torch
 
+        settings = replace(self._rollout.settings, limits=self._limits)
         with (
             torch.random.fork_rng(),
-            asking(self.trainer, self._limits, temperature=self._temperature) as generate,
+            asking(self.trainer, settings, temperature=self._temperature) as generate,
         ):
             torch.manual_seed(0)  # the same draws at every look: less noise between checkpoints
             played = self._rollout.play(self._requests, generate, self.trainer.processing_class)

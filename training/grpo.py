@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.loader import ConfigError
-from env_server.contract import Family, RoundsError
+from env_server.contract import Family, JsonObject, RoundsError
 from training import threads
 from training.cases import cases, owners, prompts
 from training.grpo_settings import GrpoSettings, parse, resolved, usage
@@ -152,11 +152,19 @@ def _rollout(settings: GrpoSettings, door: Door, seed: int) -> Rollout:
             style=wording(settings),
             max_lost_share=settings.max_lost_share,
             template_options={"enable_thinking": settings.thinking},
+            answer_schema=_schema(settings, door) if settings.structured else None,
         ),
         Curriculum(tuple(settings.tasks), seed, settings.seed_from)
         if settings.curriculum
         else None,
     )
+
+
+def _schema(settings: GrpoSettings, door: Door) -> JsonObject:
+    from training.structured import answer_schema
+
+    played = {door.family_of(task).name: door.family_of(task) for task in settings.tasks}
+    return answer_schema(played.values())
 
 
 def _examine(trainer: Any, settings: GrpoSettings, rollout: Rollout, run: Path) -> None:
@@ -197,7 +205,7 @@ def _preflight(
         return
     tokenizer = trainer.processing_class
     proofs = []
-    with torch.random.fork_rng(), asking(trainer, rollout.settings.limits) as generate:
+    with torch.random.fork_rng(), asking(trainer, rollout.settings) as generate:
         torch.manual_seed(config.seed)
         for requests in prove.probe(
             settings.tasks, settings.preflight_groups, config.num_generations, settings.seed_from

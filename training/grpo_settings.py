@@ -57,6 +57,9 @@ class GrpoSettings:
     answer_tokens: int = _knob(64, "Cap of one answer; a longer one is refused as truncated.")
     context_tokens: int = _knob(2048, "Cap of a whole conversation, prompt included.")
     thinking: bool = _knob(False, "Let chat models that can think do so (enable_thinking).")
+    structured: bool = _knob(
+        False, "With vLLM: answers can be nothing but one of the action's JSON forms."
+    )
     return_weight: float = _knob(1.0, "Weight of the episode's return in the reward.")
     score_weight: float = _knob(0.0, "Weight of the grader's score; 0 logs it only.")
     validation_patients: int = _knob(
@@ -99,6 +102,10 @@ class GrpoSettings:
             raise ConfigError(
                 f"validation_temperature is {self.validation_temperature}; it must be 0 or more"
             )
+        if self.structured and self.thinking:
+            raise ConfigError(
+                "structured and thinking are both true: an answer held to JSON has no room for a thought"
+            )
         if self.quantize and not self.lora_r:
             raise ConfigError("quantize is true and lora_r is 0: only adapters can learn on 4 bits")
         if self.style not in ("", "brief", "full"):
@@ -131,6 +138,11 @@ def parse(argv: Sequence[str]) -> tuple[GrpoSettings, GRPOConfig]:
     if left:
         flags = [f"--{name}" for name in known]
         raise ConfigError(f"no flag {left[0]!r}{nearest(left[0], flags)}")
+    if settings.structured and not config.use_vllm:
+        raise ConfigError(
+            "structured is true and use_vllm is false: only vLLM can hold an answer to a schema;"
+            " add --use_vllm true, or leave structured out"
+        )
     _weigh(settings, config, {*values, *(word.lstrip("-").partition("=")[0] for word in rest)})
     return settings, config
 

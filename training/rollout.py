@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, cast
 
-from env_server.contract import Family, RoundsError, Split
+from env_server.contract import Family, JsonObject, RoundsError, Split
 from eval.dialogue import Limits, converse
 from eval.door import ClockedDoor, Door, Request
 from eval.generate import Generate, TransformersGenerate
@@ -41,12 +41,14 @@ class RolloutSettings:
     style: `brief` for the embedded tiny model, `full` for chat models.
     max_lost_share: above this share of lost episodes in one batch the run stops.
     template_options: handed to the chat template (`enable_thinking: false`).
+    answer_schema: what vLLM holds every answer to; None leaves the policy free.
     """
 
     limits: Limits = field(default_factory=Limits)
     style: Style = "full"
     max_lost_share: float = 0.1
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    answer_schema: JsonObject | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class Rollout:
         """
         requests = [request_of(prompt, self.curriculum) for prompt in prompts]
         began, self._door.seconds = perf_counter(), 0.0
-        with asking(trainer, self.settings.limits) as generate:
+        with asking(trainer, self.settings) as generate:
             self.last = self.play(requests, generate, trainer.processing_class)
         self.report = report(self.last, perf_counter() - began)
         self._check_losses()
@@ -190,7 +192,9 @@ def make_rollout_func(
 
 
 @contextmanager
-def asking(trainer: Any, limits: Limits, temperature: float | None = None) -> Iterator[Generate]:
+def asking(
+    trainer: Any, settings: RolloutSettings, temperature: float | None = None
+) -> Iterator[Generate]:
     """The trainer's current policy as a `Generate`, at the trainer's temperature unless one is given.
 
     With vLLM the trainer's own temperature is the engine's; any other is sampled with transformers.
@@ -198,7 +202,7 @@ def asking(trainer: Any, limits: Limits, temperature: float | None = None) -> It
     if getattr(trainer, "use_vllm", False) and temperature is None:
         from training.vllm_answers import VllmGenerate
 
-        engine = VllmGenerate(trainer, limits.answer_tokens)
+        engine = VllmGenerate(trainer, settings.limits.answer_tokens, settings.answer_schema)
         yield engine
         engine.finish()
         return
@@ -218,7 +222,7 @@ def asking(trainer: Any, limits: Limits, temperature: float | None = None) -> It
             trainer.processing_class,
             temperature=args.temperature if temperature is None else temperature,
             top_p=args.top_p,
-            max_new_tokens=limits.answer_tokens,
+            max_new_tokens=settings.limits.answer_tokens,
         )
 
 

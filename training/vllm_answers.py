@@ -3,7 +3,8 @@
 In server mode and under tensor parallelism TRL slices one common result by each rank's own count, so
 every rank must ask the same number of times for the same number of answers. Ranks agree on the
 number before every call, and the ones that have finished keep asking for nothing until all have.
-Knows TRL's engine; nothing of episodes.
+An answer can be held to a JSON schema; its probabilities stay those of the free policy, which is what
+the trainer recomputes. Knows TRL's engine; nothing of episodes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from env_server.contract import JsonObject
 from eval.generate import Completion
 
 
@@ -21,10 +23,14 @@ class VllmGenerate:
     Samples with the trainer's temperature and top-p, which the engine was built with.
     """
 
-    def __init__(self, trainer: Any, answer_tokens: int) -> None:
+    def __init__(
+        self, trainer: Any, answer_tokens: int, answer_schema: JsonObject | None = None
+    ) -> None:
+        """answer_schema: what every answer must fit; None leaves the policy free."""
         self._engine = trainer.vllm_generation
         self._accelerator = trainer.accelerator
         self._answer_tokens = answer_tokens
+        self._answer_schema = answer_schema
         self._ends = frozenset(trainer.eos_token_ids)
         self._dummy = [trainer.processing_class.eos_token_id]
 
@@ -52,7 +58,7 @@ class VllmGenerate:
     def _ask(self, contexts: Sequence[Sequence[int]], count: int) -> list[Completion]:
         prompts = [list(context) for context in contexts]
         prompts += [self._dummy] * (count - len(prompts))
-        with _capped(self._engine, self._answer_tokens):
+        with _asked_for(self._engine, self._answer_tokens, self._answer_schema):
             _, answers, logprobs, _ = self._engine.generate(
                 prompts=prompts, images=None, num_generations=1
             )
@@ -69,11 +75,15 @@ def _sampled(token: Sequence[float | None]) -> float:
 
 
 @contextmanager
-def _capped(engine: Any, answer_tokens: int) -> Iterator[None]:
-    """The engine with an answer's cap instead of an episode's, and as it was on leaving."""
-    before = engine.max_completion_length
+def _asked_for(engine: Any, answer_tokens: int, schema: JsonObject | None) -> Iterator[None]:
+    """The engine with an answer's cap and form instead of an episode's, and as it was on leaving."""
+    before = engine.max_completion_length, engine.generation_kwargs
     engine.max_completion_length = answer_tokens
+    if schema is not None:
+        # read at each call by both of the engine's modes: colocate makes StructuredOutputsParams of
+        # it, server mode sends it as the request's own field
+        engine.generation_kwargs = {**before[1], "structured_outputs": {"json": schema}}
     try:
         yield
     finally:
-        engine.max_completion_length = before
+        engine.max_completion_length, engine.generation_kwargs = before

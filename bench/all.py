@@ -1,0 +1,212 @@
+"""Every promise on one page: each script of this folder is run, and what it measured is set side by side.
+
+Knows the scripts' command lines and the JSON they print. A script that fails, hangs or says nothing
+is a broken promise, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.promise import machine
+
+ROOT = Path(__file__).resolve().parents[1]
+BUDGET_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script. `quick` and `whole` are its flags; one that reports no figures is judged by its exit."""
+
+    name: str
+    quick: tuple[str, ...]
+    whole: tuple[str, ...] = ()
+    reports: bool = True
+
+
+# those that time processor seconds first; those that load the machine last
+SCRIPTS = (
+    Script("environment", ("--patients", "200")),
+    Script("drug_target", ("--quick",)),
+    Script("statistics", ("--patients", "200", "--samples", "400")),
+    Script("reinforce", ("--rounds", "3", "--episodes", "2000")),
+    Script("server", ("--quick",)),
+    Script("fuzz", ("--frames", "10000")),
+    Script("rollout", ("--quick",)),
+    Script("faults", ("--quick",)),
+    Script("gpu_grpo", ("--quick",)),
+    Script("bandit", ("--quick", "--sets", "neutral", "--methods", "screen"), ("--kept",), False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One promise as a script found it, or what is wrong with the script."""
+
+    script: str
+    name: str
+    value: float | None
+    unit: str
+    promise: str
+    kept: bool
+
+
+@dataclass(slots=True)
+class Told:
+    """What one script said."""
+
+    script: str
+    seconds: float = 0.0
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def broken(self) -> int:
+        return sum(not row.kept for row in self.rows)
+
+
+def exists(script: Script) -> bool:
+    return (ROOT / "bench" / f"{script.name}.py").is_file()
+
+
+def run(script: Script, quick: bool, limit_s: float) -> Told:
+    """Run one script for at most `limit_s` seconds; never raises for what the script does."""
+    flags = script.quick if quick else script.whole
+    command = [sys.executable, "-m", f"bench.{script.name}", *flags]
+    command += ["--json"] if script.reports else []
+    began = time.perf_counter()
+    out, said, code = _finished(command, limit_s)
+    told = Told(script.name, time.perf_counter() - began)
+    if code is None:
+        told.rows.append(_failure(script, f"no end within {limit_s:.0f} s"))
+    elif not script.reports:
+        why = "ran" if code == 0 else f"exit {code}: {_last(said)}"
+        told.rows.append(Row(script.name, why, None, "", "exit 0", code == 0))
+    else:
+        told.rows += _rows(script, out, code, said)
+    return told
+
+
+def _finished(command: Sequence[str], limit_s: float) -> tuple[str, str, int | None]:
+    """stdout, stderr, and the exit code, None where it had to be ended; with all it had started."""
+    with _group(command) as child:
+        try:
+            out, said = child.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            _end(child)
+            out, said = child.communicate()
+            return out, said, None
+        return out, said, child.returncode
+
+
+@contextmanager
+def _group(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield child
+    finally:
+        _end(child)
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _rows(script: Script, out: str, code: int, said: str) -> list[Row]:
+    try:
+        figures: list[dict[str, Any]] = json.loads(out[out.index("{") :])["figures"]
+    except (ValueError, KeyError, TypeError):
+        return [_failure(script, f"exit {code} without figures: {_last(said)}")]
+    rows = [
+        Row(script.name, f["name"], f["value"], f["unit"], f["promise"], f["kept"])
+        for f in figures
+        if f["promise"]
+    ]
+    if code not in (0, 1) or (code == 1 and all(row.kept for row in rows)):
+        rows.append(_failure(script, f"exit {code}: {_last(said)}"))
+    return rows
+
+
+def _failure(script: Script, why: str) -> Row:
+    return Row(script.name, why, None, "", "runs to its end", False)
+
+
+def _last(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1][:160] if lines else "nothing was said"
+
+
+def table(told: Sequence[Told]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title="Promises")
+    for column in ("script", "figure", "value", "unit", "promise", ""):
+        shown.add_column(column, justify="right" if column == "value" else "left")
+    for one in told:
+        for row in one.rows:
+            value = "" if row.value is None else f"{row.value:.4g}"
+            mark = "kept" if row.kept else "BROKEN"
+            shown.add_row(row.script, row.name, value, row.unit, row.promise, mark)
+        shown.add_section()
+    Console(width=130).print(shown)
+    kept, broken = sum(len(t.rows) - t.broken for t in told), sum(t.broken for t in told)
+    times = ", ".join(f"{t.script} {t.seconds:.0f} s" for t in told)
+    print(f"{kept} kept, {broken} BROKEN in {sum(t.seconds for t in told):.0f} s: {times}")
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.all", description=__doc__)
+    add = parser.add_argument
+    names = [script.name for script in SCRIPTS if exists(script)]
+    add("--quick", action="store_true", help="a small edition of each, under ten minutes in all")
+    add("--only", nargs="+", choices=names, metavar="SCRIPT", help=f"of {', '.join(names)}")
+    add("--limit-s", type=float, help="seconds a script (default: 240 with --quick, else 7200)")
+    add("--json", action="store_true", help="print JSON with the machine")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 where every promise is kept, else 1."""
+    asked = arguments().parse_args(argv)
+    chosen = [s for s in SCRIPTS if exists(s) and (not asked.only or s.name in asked.only)]
+    limit_s = asked.limit_s or (240.0 if asked.quick else 7200.0)
+    ends = time.perf_counter() + BUDGET_S
+    told: list[Told] = []
+    for script in chosen:
+        print(f"bench.{script.name} ...", file=sys.stderr, flush=True)
+        left_s = max(ends - time.perf_counter(), 1.0) if asked.quick else limit_s
+        told.append(run(script, asked.quick, min(limit_s, left_s)))
+        print(f"  {told[-1].seconds:.0f} s, {told[-1].broken} broken", file=sys.stderr, flush=True)
+    if asked.json:
+        scripts = [{**asdict(t), "broken": t.broken} for t in told]
+        print(
+            json.dumps({"machine": machine(), "quick": asked.quick, "scripts": scripts}, indent=1)
+        )
+    else:
+        table(told)
+    return 1 if any(t.broken for t in told) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
