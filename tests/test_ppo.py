@@ -240,6 +240,6 @@ def test_every_preset_is_a_valid_config() -> None:
     from configs.loader import load
 
     presets = sorted(Path("configs/ppo").glob("*.yaml"))
-    assert {p.stem for p in presets} == {"demo", "best"}
+    assert {p.stem for p in presets} == {"demo", "best", "target_medium"}
     assert all(load(p, PpoConfig).task for p in presets)
     assert json.dumps([load(p, PpoConfig).steps for p in presets])
