@@ -1,0 +1,80 @@
+"""The page of all promises: what is kept, what is broken, and what happens where a script fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import all as page
+from bench.all import Script, main
+from bench.processes import descendants
+
+WRITTEN = {
+    "kept": """
+from bench.promise import Figure, report
+import sys
+sys.exit(report("kept", [Figure("speed", 2.0, "1/s", 1, "least", 1.0), Figure("told", 5.0, "s", 1)],
+                as_json="--json" in sys.argv, seeds="0"))
+""",
+    "broken": """
+from bench.promise import Figure, report
+import sys
+sys.exit(report("broken", [Figure("speed", 0.5, "1/s", 1, "least", 1.0)], as_json=True, seeds="0"))
+""",
+    "fails": "raise SystemExit('no such patient')",
+    "hangs": "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])",
+    "quiet": "print('| a | table |')",
+}
+
+
+@pytest.fixture(autouse=True)
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of scripts that keep, break, fail and hang."""
+    (tmp_path / "bench").mkdir()
+    real = Path(page.__file__).parent
+    for name in ("__init__", "promise"):
+        (tmp_path / "bench" / f"{name}.py").write_text((real / f"{name}.py").read_text())
+    for name, text in WRITTEN.items():
+        (tmp_path / "bench" / f"{name}.py").write_text(text)
+    monkeypatch.setattr(page, "ROOT", tmp_path)
+    made = tuple(Script(name, (), (), name != "quiet") for name in (*WRITTEN, "unwritten"))
+    monkeypatch.setattr(page, "SCRIPTS", made)
+
+
+def test_every_promise_is_shown_and_a_kept_page_ends_with_zero(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--quick", "--only", "kept", "quiet"]) == 0
+    told = capsys.readouterr().out
+    assert "at least 1" in told and "kept" in told and "BROKEN in" in told
+    assert "told" not in told  # a figure without a promise has no row
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("broken", "speed"), ("fails", "no such patient"), ("hangs", "no end within")]
+)
+def test_a_broken_failing_or_hanging_script_breaks_the_page_and_hinders_no_other(
+    name: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit = ["--limit-s", "3"] if name == "hangs" else []
+    assert main(["--quick", "--only", name, "kept", "--json", *limit]) == 1
+    found = {one["script"]: one for one in json.loads(capsys.readouterr().out)["scripts"]}
+    assert (found["kept"]["broken"], found[name]["broken"]) == (0, 1)
+    assert why in json.dumps(found[name])
+
+
+def test_what_a_hanging_script_had_started_ends_with_it() -> None:
+    began = time.monotonic()
+    assert page.run(Script("hangs", ()), True, 2.0).broken == 1
+    assert time.monotonic() - began < 20.0
+    assert descendants(os.getpid()) == []
+
+
+def test_only_scripts_that_exist_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--only", "unwritten"])
+    assert "invalid choice" in capsys.readouterr().err
