@@ -112,7 +112,8 @@ class Option:
             if (self.least is None or number >= self.least) and (
                 self.most is None or number <= self.most
             ):
-                return number
+                # 1 and 1.0 are one value, and so must not be two cases
+                return float(number) if self.kind == "number" else number
         raise BadOption(f"{name} must be {self.takes()}, not {str(value)[:60]!r}")
 
     def takes(self) -> str:

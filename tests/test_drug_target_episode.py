@@ -17,7 +17,6 @@ from env_server import registry
 from env_server.contract import BadOption, BadSplit, Refusal, UnknownTask
 from env_server.envs.drug_target import rubrics
 from env_server.envs.drug_target.actions import FLAGS, ORDERS, REPORT, order, report
-from env_server.envs.drug_target.generator import UnknownScenario
 from env_server.envs.drug_target.rubrics import RUBRICS, Report, skill
 from env_server.envs.drug_target.tasks import HELD_OUT_INDICATIONS, SPLITS
 from env_server.seeds import Stream
@@ -215,7 +214,7 @@ def test_the_curated_split_plays_the_five_scenarios_and_they_can_be_asked_for() 
     assert played == set(load().scenarios)
     asked = begin(scenario="cd33_aml_misleading").case
     assert asked.decision == "no_go" and asked.credits == 28 and asked.about.target_gene == "CD33"
-    with pytest.raises(UnknownScenario, match="cd33_aml_misleading"):
+    with pytest.raises(BadOption, match="cd33_aml_misleading"):
         begin(scenario="cd33_aml")
     with pytest.raises(BadOption, match="kappa"):
         begin(kappa=2.0)

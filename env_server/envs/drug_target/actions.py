@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from data.drug_target.records import Assay, Parameter, Variant
 from data.drug_target.tables import load
-from env_server.contract import JsonObject, Refusal, nearest
+from env_server.contract import JsonObject, Refusal, canonical, nearest
 from env_server.envs.drug_target.biology import DECISIONS, FLAGGABLE, Decision
 
 Value = str | bool | int | float
@@ -128,8 +128,19 @@ class DrugTargetAction:
     confidence: float | None = None
     reasoning: str = field(default="", compare=False)
     slips: tuple[str, ...] = field(default=(), compare=False)  # soft violations of how it was put
+    # what was said and not understood: read again it slips again, here, on a server and in a replay
+    unread: tuple[tuple[str, Any], ...] = field(default=(), compare=False)
 
     def to_json(self) -> JsonObject:
+        """The decision as it was put: read again, it does the same and is charged the same."""
+        body = self.told()
+        for name, _ in self.unread:
+            body.pop(name, None)
+        if self.unread:
+            body["action_type"], body["parameters"] = self.action_type, dict(self.unread)
+        return body | ({"reasoning": self.reasoning} if self.reasoning else {})
+
+    def told(self) -> JsonObject:
         """The decision in its flat form: what tells it from others, without defaults that only show."""
         body: JsonObject = {"action_type": self.action_type}
         defaults = {p.name: p.default for p in ASSAYS[self.action_type].parameters}
@@ -204,7 +215,7 @@ def from_json(payload: object) -> DrugTargetAction | Refusal:
     beside = {k: v for k, v in payload.items() if k not in _COMMON}
     given = {_field(str(k)): v for k, v in {**nested, **beside}.items()}
     reasoning = payload.get("reasoning")
-    reasoning = reasoning[:MAX_REASONING] if isinstance(reasoning, str) else ""
+    reasoning = _sound(reasoning[:MAX_REASONING]) if isinstance(reasoning, str) else ""
     if kind == REPORT:
         return _read_report(given, reasoning)
     return _read_order(assay, given, reasoning)
@@ -219,12 +230,14 @@ def _read_order(
     assay: Assay, given: Mapping[str, Any], reasoning: str
 ) -> DrugTargetAction | Refusal:
     slips: list[str] = []
+    unread: list[tuple[str, Any]] = []
     filled: list[tuple[str, Value]] = []
     known = {p.name for p in assay.parameters}
     for name, value in given.items():
         if value is None or name in known or name in _REPORT_FIELDS:
             continue
         slips.append(f"{assay.action_type} has no {str(name)[:40]!r}")
+        unread.append((name, _kept(value)))
     for parameter in assay.parameters:
         value = given.get(parameter.name)
         read = None if value is None else _read(parameter, value)
@@ -235,10 +248,29 @@ def _read_order(
             slips.append(
                 f"{parameter.name} {str(value)[:40]!r} is not known, {parameter.default!r} taken"
             )
+            unread.append((parameter.name, _kept(value)))
         filled.append((parameter.name, cast(Value, parameter.default) if read is None else read))
     return DrugTargetAction(
-        assay.action_type, tuple(filled), reasoning=reasoning, slips=tuple(slips)
+        assay.action_type,
+        tuple(filled),
+        reasoning=reasoning,
+        slips=tuple(slips),
+        unread=tuple(unread),
     )
+
+
+def _kept(value: object) -> object:
+    """A value that can be written down, as it was said or as near as JSON comes."""
+    try:
+        canonical(value)
+    except (ValueError, TypeError):  # NaN, half a character
+        return ascii(value)[:40]
+    return value
+
+
+def _sound(said: str) -> str:
+    """The text without halves of characters, which no UTF-8 can hold."""
+    return said.encode("utf-8", "replace").decode()
 
 
 def _read(parameter: Parameter, value: object) -> Value | None:
@@ -267,11 +299,12 @@ def _spelled(value: object, allowed: tuple[str, ...]) -> str | None:
 
 def _read_report(given: Mapping[str, Any], reasoning: str) -> DrugTargetAction | Refusal:
     """A report may lack its decision or its confidence: it is then filed, and charged for."""
-    slips = [
-        f"{REPORT} has no {str(name)[:40]!r}"
+    unread = tuple(
+        (name, _kept(value))
         for name, value in given.items()
         if value is not None and name not in _REPORT_FIELDS
-    ]
+    )
+    slips = tuple(f"{REPORT} has no {name[:40]!r}" for name, _ in unread)
     decision, confidence = given.get("final_decision"), given.get("confidence")
     meant = None
     if decision is not None:
@@ -285,7 +318,7 @@ def _read_report(given: Mapping[str, Any], reasoning: str) -> DrugTargetAction |
             return _malformed(
                 f"confidence {str(confidence)[:40]!r} is no probability; write 0 to 1"
             )
-    return DrugTargetAction(REPORT, (), meant, sure, reasoning, tuple(slips))
+    return DrugTargetAction(REPORT, (), meant, sure, reasoning, slips, unread)
 
 
 def probability(value: object) -> float | None:
@@ -299,7 +332,9 @@ def probability(value: object) -> float | None:
             number = float(text.rstrip("% "))
         except ValueError:
             return None
-        number = number / 100 if percent else number
+        if percent:
+            number /= 100
+            return number if 0 <= number <= 1 else None
     elif isinstance(value, (int, float)):
         number = float(value)
     else:

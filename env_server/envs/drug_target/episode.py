@@ -26,6 +26,7 @@ from env_server.contract import (
 from env_server.envs.drug_target import channels, rubrics, rules, tasks
 from env_server.envs.drug_target.actions import (
     ASSAYS,
+    EXPERT,
     FLAG,
     REPORT,
     SYNTHESIS,
@@ -181,7 +182,8 @@ class ValidationEpisode:
             return None
         if action.action_type == FLAG:
             return self._flag(action, paid)
-        if self.credits <= 0 and self.case.costs[action.action_type]:
+        asks = action.action_type != EXPERT  # of nature; asking people is no evidence action
+        if self.credits <= 0 and self.case.costs[action.action_type] and asks:
             self.done = True  # exhausted: the report was due
             return Refusal("budget", "the credits are spent; only flags and the report were left")
         assay = ASSAYS[action.action_type]
@@ -277,7 +279,7 @@ class ValidationEpisode:
     ) -> None:
         spelled = "; ".join(
             f"{k}={_json_word(v)}"
-            for k, v in action.to_json().items()
+            for k, v in action.told().items()
             if k not in ("action_type", "final_decision", "confidence")
         )
         self.history += (
@@ -304,10 +306,17 @@ class ValidationEpisode:
             parts["standing"] = self._potential - before
         elif self.rubric == "seed":
             parts.update(paid)
+            before, self._potential = self._potential, rubrics.coverage(self._share())
+            if self._potential != before:
+                parts["coverage"] = self._potential - before
         if self.done:
             self._score = rubrics.score(self.books(), self.rubric)
             parts["score"] = self._score
         return parts
+
+    def _share(self) -> float:
+        """Of the dimensions of evidence, how many were looked at."""
+        return sum(d in self.seen for d in rules.DIMENSIONS) / len(rules.DIMENSIONS)
 
     def _stands(self) -> float:
         return rubrics.potential(self._posterior(), self.spent, self.case.credits, self.steps)

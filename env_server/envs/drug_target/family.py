@@ -25,6 +25,7 @@ from env_server.contract import (
     Split,
     Task,
     did_you_mean,
+    read_options,
     task_of,
 )
 from env_server.envs.drug_target import actions, channels, generator, outcome
@@ -32,7 +33,8 @@ from env_server.envs.drug_target.agents import CARDS
 from env_server.envs.drug_target.episode import ValidationEpisode
 from env_server.envs.drug_target.generator import AS_IT_IS, Case, Options
 from env_server.envs.drug_target.rubrics import RUBRICS, Rubric
-from env_server.envs.drug_target.tasks import FAMILY, TASKS, TIERS, Tier, graded, parted
+from env_server.envs.drug_target.tasks import FAMILY, SPLITS, TASKS, TIERS, Tier, graded, parted
+from env_server.seeds import digest
 
 VERSION = "0.1.0"
 
@@ -82,17 +84,24 @@ class DrugTarget:
     ) -> ValidationEpisode:
         """A fresh validation of the case of (task, seed, split) and of what else was chosen.
 
-        Raises UnknownTask, BadSplit, UnknownScenario, BadOption.
+        Raises UnknownTask, BadSplit, BadOption.
         """
-        tier, graded_by = parted(task_of(self, task).name)
-        if difficulty is not None:
-            tier = f"target_{self.options['difficulty'].read('difficulty', difficulty)}"
-        if rubric is not None:
-            graded_by = cast(Rubric, self.options["rubric"].read("rubric", rubric))
-        chosen = graded(tier, graded_by)
-        if split not in chosen.splits:
-            raise BadSplit(did_you_mean(f"{chosen.name} split", split, chosen.splits))
-        options = Options(scenario, kappa, anonymise, budget)
+        chosen = {
+            "scenario": scenario,
+            "difficulty": difficulty,
+            "rubric": rubric,
+            "kappa": kappa,
+            "anonymise": anonymise,
+            "budget": budget,
+        }
+        read = read_options(self, chosen)
+        tier, own = parted(task_of(self, task).name)
+        tier = f"target_{read.pop('difficulty')}" if "difficulty" in read else tier
+        graded_by: Rubric = read.pop("rubric", own)
+        name = graded(tier, graded_by).name
+        if split not in SPLITS:
+            raise BadSplit(did_you_mean(f"{name} split", split, SPLITS))
+        options = Options(**read)
         return start(generator.begin(tier, seed, split, options), graded_by, options)
 
     def forecast(self, told: Mapping[str, Any]) -> tuple[float, bool] | None:
@@ -136,14 +145,15 @@ class DrugTarget:
 
 
 def start(case: Case, rubric: Rubric, options: Options = AS_IT_IS) -> ValidationEpisode:
-    """A fresh episode of a case, graded by one rubric; its name says what was chosen of the case."""
+    """A fresh episode of a case, graded by one rubric; another choice, another name."""
     # numpy is half of an import: a server that begins no case of this family never pays for it
     from env_server.envs.drug_target.belief import opening
 
     task = graded(case.validation.task.name, rubric)
     given = asdict(options).items() - asdict(AS_IT_IS).items()
-    chosen = sorted(f"{name}={value}" for name, value in given)
-    name = "-".join([task.name, case.split, str(case.seed), *chosen])
+    # a number: the words of a choice would tell whoever plays, as a scenario's name does
+    mark = [f"{digest('options', *sorted(map(str, given))) % 16**6:06x}"] if given else []
+    name = "-".join([task.name, case.split, str(case.seed), *mark])
     return ValidationEpisode(case, case.seed, case.split, name, rubric, opening(case.modality))
 
 

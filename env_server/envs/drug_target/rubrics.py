@@ -151,6 +151,14 @@ def potential(posterior: float, spent: int, budget: int, steps: int) -> float:
     return SLOPE * (1 - 4 * posterior * (1 - posterior) + running(spent, budget, steps))
 
 
+def coverage(share: float) -> float:
+    """The published potential: of all dimensions, not of the key ones, which it would give away.
+
+    It is kept at the end, so that it pays for looking around: one of that rubric's loopholes.
+    """
+    return SHARE_OF_PHI * share
+
+
 def log_loss(p: float, go: bool) -> float:
     """-log of the probability given to what was true, no smaller than 1e-6."""
     return -log(max(p if go else 1 - p, 1e-6))
