@@ -100,7 +100,7 @@ def golden() -> dict[str, str]:
     from prompts.tools import tools
 
     texts: dict[str, str] = {}
-    for source in sorted(GOLDEN.glob("*.json")):
+    for source in sorted(GOLDEN.glob("*.*.json")):
         fixed = json.loads(source.read_text(encoding="utf-8"))
         family, steps = registry.get(fixed["family"]), _moments(fixed)
         for style in STYLES:
