@@ -32,6 +32,7 @@ class LocalHub:
         self.commits: list[dict[str, Any]] = []
         self.calls: list[tuple[str, str]] = []
         self.put: list[str] = []
+        self.large = BINARY  # endings of files that go by LFS
         self.refuse: Callable[[str, str], int | None] = lambda method, path: None
 
     def files(self, repo: str, branch: str = "main") -> dict[str, bytes]:
@@ -83,7 +84,7 @@ class LocalHub:
             "files": [
                 {
                     "path": one["path"],
-                    "uploadMode": "lfs" if one["path"].endswith(BINARY) else "regular",
+                    "uploadMode": "lfs" if one["path"].endswith(self.large) else "regular",
                     "shouldIgnore": False,
                     "oid": _oid(one["path"], there.get(one["path"])),
                 }

@@ -275,6 +275,23 @@ def test_publishing_the_same_again_sends_nothing_new(run: Path, hub: LocalHub) -
     assert (len(hub.put), len(hub.commits)) == (sent, 1)
 
 
+def test_the_way_the_hub_prefers_where_xet_is_installed_carries_small_files(
+    run: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its commits and refusals; the Xet transfer of large files itself needs the Hub."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.large = ()
+    hub.refuse = lambda method, path: 403 if "/commit/" in path else None
+    assert send(run) == 2
+    assert "HTTP 403" in capsys.readouterr().err
+    hub.refuse = lambda method, path: None
+    assert send(run) == 0
+    assert hub.files(REPO) == content(run / "publish")
+    assert hub.put == []
+
+
 def test_a_branch_is_made_and_main_stays_empty(run: Path, hub: LocalHub) -> None:
     assert send(run, "--branch", "seed-1") == 0
     assert hub.files(REPO, "seed-1") == content(run / "publish")

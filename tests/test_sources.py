@@ -86,6 +86,16 @@ def test_an_error_of_graphql_with_http_200_is_an_error() -> None:
         source.fetch(EGFR, NSCLC, "competitor_landscape", {})
 
 
+def test_an_error_of_graphql_is_not_kept_as_an_answer(tmp_path: Path) -> None:
+    answers = recorded(SAMPLES / "opentargets_errors")
+    for _ in range(2):
+        source = open_targets.OpenTargets(Wire(answers, tmp_path))
+        with pytest.raises(Refused):
+            source.fetch(EGFR, NSCLC, "competitor_landscape", {})
+    kept = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    assert [one["body"]["operationName"] for one in kept] == ["Generation"]
+
+
 def test_an_unknown_target_is_null_and_is_named() -> None:
     nobody = finding.subject("NOBODY", "ENSG00000999999", "CHEMBL1", "small_molecule")
     source = open_targets.OpenTargets(sampled("opentargets"))

@@ -125,12 +125,10 @@ class OpenTargets:
         return found
 
     def _ask(self, operation: str, query: str, variables: Mapping[str, Any]) -> Mapping[str, Any]:
-        payload = self._wire.json(
-            Request(
-                HOME,
-                body={"operationName": operation, "query": query, "variables": dict(variables)},
-            )
+        request = Request(
+            HOME, body={"operationName": operation, "query": query, "variables": dict(variables)}
         )
+        payload = self._wire.json(request, lambda told: data_of(told, operation))
         return data_of(payload, operation)
 
 

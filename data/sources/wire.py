@@ -90,9 +90,10 @@ class Wire:
     sleep: Callable[[float], None] = time.sleep
     asked: list[str] = field(default_factory=list)
 
-    def json(self, request: Request) -> Any:
+    def json(self, request: Request, check: Callable[[Any], object] = lambda payload: None) -> Any:
         """The answer as JSON, from the cache where it is there.
 
+        check: raises on an answer that must not be kept, an error under HTTP 200 for instance.
         Raises Unreachable, Refused (a status that another try would not mend), Garbled.
         """
         self.asked.append(request.address)
@@ -106,6 +107,7 @@ class Wire:
             raise Garbled(
                 f"{request.address} answered what is no JSON ({body[:60]!r}); try again, or look at it in a browser"
             ) from error
+        check(payload)
         if kept is not None:
             self._keep(kept, request, payload)
         return payload
