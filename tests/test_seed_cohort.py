@@ -49,8 +49,8 @@ def drawn(mask_LA: np.ndarray, random: np.random.Generator, lean: float) -> np.n
 @pytest.mark.parametrize("task", SEED_TASKS)
 def test_a_cohort_shows_pays_and_grades_what_its_reviews_do(task: str, lean: float) -> None:
     random = np.random.default_rng(int(10 * lean))
-    ours = cohort(task, patients=40)
-    theirs = OneByOne(seed16(task), begin(task, 0, 40, 2))
+    ours = cohort(task, patients=20)
+    theirs = OneByOne(seed16(task), begin(task, 0, 20, 2))
 
     while len(theirs.live):
         assert ours.live.tolist() == theirs.live.tolist()
@@ -73,7 +73,7 @@ def test_a_policy_learns_from_the_same_bits_either_way(
         learner = Learner(
             ReinforceConfig(task=task, encoding="seed16", hidden_dim=16), POLYPHARMACY
         )
-        episodes = begin(task, 3, 12, 3)
+        episodes = begin(task, 3, 10, 3)
         choose = sample(learner.generator)
         return roll(learner.policy, learner.encoding, episodes, choose, 0.99, learner.value)
 
@@ -109,12 +109,13 @@ def test_an_action_that_the_mask_shuts_is_an_error_that_names_it() -> None:
 
 
 def test_what_cannot_be_played_as_arrays_is_played_one_by_one() -> None:
-    started = begin("easy_screening", 0, 2, 1)
+    started = begin("easy_screening", 0, 20, 1)
     started[1].step(started[1].legal_actions()[0])
-    mixed = begin("easy_screening", 0, 1, 1) + begin("budgeted_screening", 0, 1, 1)
-    reviews = begin("review_easy", 0, 2, 1)
+    mixed = begin("easy_screening", 0, 19, 1) + begin("budgeted_screening", 0, 1, 1)
+    reviews = begin("review_easy", 0, 20, 1)
+    few = begin("easy_screening", 0, 3, 1)  # as arrays they would take longer
     other_features = POLYPHARMACY.encoding("easy_screening", "slots")
 
-    for episodes in (started, mixed, reviews):
+    for episodes in (started, mixed, reviews, few):
         assert isinstance(together(seed16("easy_screening"), episodes), OneByOne)
-    assert isinstance(together(other_features, begin("easy_screening", 0, 2, 1)), OneByOne)
+    assert isinstance(together(other_features, begin("easy_screening", 0, 20, 1)), OneByOne)

@@ -33,6 +33,7 @@ _PAIR[_FIRST, _SECOND] = _PAIR[_SECOND, _FIRST] = np.arange(len(PAIRS))
 _OPEN_PAIRS: Final = np.arange(_WIDE)[:, None] > _SECOND  # of a list of each length
 _UP_TO: Final = tuple((_FIRST[open_], _SECOND[open_]) for open_ in _OPEN_PAIRS)
 _COLUMNS: Final = np.arange(_WIDE)
+_FEW: Final = 12  # fewer reviews than this are faster one by one than as arrays
 _BONUS: Final = np.array([CHARGES.discovery.get(severity, 0.0) for severity in SEVERITIES])
 assert INTERVENTION_TYPES == ("stop", "dose_reduce", "substitute", "add_monitoring")
 
@@ -353,7 +354,12 @@ class SeedCohort:
 
 
 def cohort(episodes: Sequence[Episode]) -> SeedCohort | None:
-    """These reviews as arrays; None unless all are of one seed task, on one set of tables, at their start."""
+    """These reviews as arrays; None unless all are of one seed task, on one set of tables, at their start.
+
+    None for a few, too, which are played faster one by one.
+    """
+    if len(episodes) < _FEW:
+        return None
     cases = []
     for episode in episodes:
         if not isinstance(episode, ReviewEpisode) or episode.steps:
@@ -361,7 +367,7 @@ def cohort(episodes: Sequence[Episode]) -> SeedCohort | None:
         if not isinstance(episode.case, SeedCase):
             return None
         cases.append(episode.case)
-    if not cases or any(
+    if any(
         case.review is not cases[0].review or case.known is not cases[0].known for case in cases
     ):
         return None
