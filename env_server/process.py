@@ -9,7 +9,7 @@ import logging
 import socket
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -32,8 +32,22 @@ class Manners:
     frame_bytes: int = 16 * 64 * 1024  # larger frames are answered; beyond this, cut unread
 
 
+AHEAD: Final = 4  # frames a peer may be ahead before reading pauses
+
+
 class Droppable(WebSocketsSansIOProtocol):
     """uvicorn's socket, and a way to be rid of a peer that reads nothing, not even a goodbye."""
+
+    def send_receive_event_to_app(self) -> None:
+        # uvicorn stops reading at every frame and starts again: two system calls for each
+        if self.read_paused or self.queue.qsize() >= AHEAD:
+            super().send_receive_event_to_app()
+            return
+        self.read_paused = True
+        try:
+            super().send_receive_event_to_app()
+        finally:
+            self.read_paused = False
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
