@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from local_hub import TOKEN, LocalHub, local_hub
 from safetensors.numpy import save_file
 
-from training import publish, redaction
+from training import hub_upload, publish, redaction
 from training.publish_folder import listing
 
 pytestmark = [pytest.mark.filterwarnings("default")]
@@ -325,66 +325,71 @@ def test_a_refused_file_is_the_only_one_sent_again(run: Path, hub: LocalHub) -> 
     assert hub.put[before:] == [weights]
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder as small as one can be uploaded."""
+    to = tmp_path / "small"
+    to.mkdir()
+    (to / "README.md").write_text("---\nlicense: mit\n---\n# small\n")
+    save_file({"w": np.zeros(2, dtype=np.float32)}, to / "model.safetensors")
+    return to
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(hub_upload.NotUploaded) as raised:
+        hub_upload.upload(folder, hub_upload.Target(REPO), "try")
+    return str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("status", "where", "remedy"),
     [
         (401, "/api/repos/create", "make a new one with write access"),
-        (403, "/api/repos/create", "'ada' must be you|ada must be you"),
-        (409, "/commit/", "somebody else changed"),
+        (403, "/api/repos/create", "ada must be you or an organisation of yours"),
         (404, "/preupload/", "no such repository or branch"),
+        (409, "/commit/", "somebody else changed"),
         (413, "/commit/", "larger than the Hub takes"),
         (500, "/api/repos/create", "repeat the command later"),
     ],
 )
 def test_every_refusal_says_its_remedy(
-    run: Path,
-    hub: LocalHub,
-    capsys: pytest.CaptureFixture[str],
-    status: int,
-    where: str,
-    remedy: str,
+    folder: Path, hub: LocalHub, status: int, where: str, remedy: str
 ) -> None:
-    import re
-
     hub.refuse = lambda method, path: status if where in path else None
-    assert send(run) == 2
-    said = capsys.readouterr().err
+    said = refusal(folder)
     assert f"HTTP {status}" in said
-    assert re.search(remedy, said)
+    assert remedy in said
     assert TOKEN not in said
 
 
 def test_without_a_token_nothing_is_sent(
-    run: Path, hub: LocalHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 
     monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(run / "no-token"))
-    assert send(run) == 2
-    assert "hf auth login" in capsys.readouterr().err
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+    assert "hf auth login" in refusal(folder)
     assert hub.calls == []
 
 
 def test_a_hub_that_is_not_there_is_named(
-    run: Path, hub: LocalHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert send(run) == 2
-    assert "cannot reach http://127.0.0.1:9" in capsys.readouterr().err
+    assert "cannot reach http://127.0.0.1:9" in refusal(folder)
 
 
 def test_offline_mode_says_which_switch(
-    run: Path, hub: LocalHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants, utils
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     utils.close_session()
-    assert send(run) == 2
-    assert "unset HF_HUB_OFFLINE" in capsys.readouterr().err
+    assert "unset HF_HUB_OFFLINE" in refusal(folder)
 
 
 # -- what cannot be published --------------------------------------------------------------------
@@ -438,7 +443,11 @@ def test_a_kept_comparison_is_an_evaluation_too(run: Path, tmp_path: Path) -> No
         json.dumps({"evaluated_on": [{"task": "review_easy", "seed_from": 40, "seed_to": 540}]})
     )
     assert send(run, "--dry-run", "--evidence", str(kept)) == 0
-    assert "seeds 40 to 539" in (run / "publish" / "README.md").read_text()
+    (kept / "settings.json").write_text(json.dumps({"version": "1.2.0", "temperature": 1.0}))
+    assert send(run, "--dry-run", "--evidence", str(kept)) == 0
+    card = (run / "publish" / "README.md").read_text()
+    assert "Patients: seeds 40 to 539; none of them was trained on. Temperature 1." in card
+    assert "Environment: polypharmacy 1.2.0" in card
 
 
 def test_a_table_of_other_weights_is_refused(

@@ -38,7 +38,8 @@ class Evaluation:
 
     subject: the agent in the table that is the model. seeds: of the patients, first and last, or
     None where the record does not tell. files: what is published as the record itself. identity: of
-    the weights that were measured (`eval.language.fingerprint`), None where nobody wrote it down.
+    the weights that were measured (`eval.language.fingerprint`), and version: of the environment it was
+    measured in; None where nobody wrote it down.
     """
 
     rows: tuple[Row, ...]
@@ -48,6 +49,7 @@ class Evaluation:
     machine: JsonObject
     files: tuple[Path, ...]
     identity: str | None = None
+    version: str | None = None
 
     @property
     def own(self) -> tuple[Row, ...]:
@@ -129,6 +131,7 @@ def _table(folder: Path, subject: str) -> Evaluation:
         machine=_json(folder / "versions.json"),
         files=_present(path, folder / "seeds.json", folder / "settings.json"),
         identity=settings.get("identities", {}).get(subject),
+        version=settings.get("version"),
     )
 
 

@@ -87,7 +87,7 @@ def metadata(model: Published, found: Evaluation) -> str:
             dataset_name=f"Rounds {row.family}: {row.task}",
             dataset_config=row.task,
             dataset_split=row.split,
-            dataset_revision=version_of(model, row.family),
+            dataset_revision=version_of(model, found, row.family),
             dataset_args={"patients": row.n, **_seeds(found)},
             metric_type=kind,
             metric_name=name,
@@ -125,16 +125,16 @@ def eval_results(model: Published, found: Evaluation) -> dict[str, str]:
             date=found.day,
             notes=f"score, {row.n} {row.split} patients{_seed_words(found)}, 95 % interval"
             f" {row.score_low:.3f} to {row.score_high:.3f}, temperature {found.temperature:g},"
-            f" environment {row.family} {version_of(model, row.family)}",
+            f" environment {row.family} {version_of(model, found, row.family)}",
         )
         body = eval_result_entries_to_yaml([entry])
         told[f"rounds_{row.task}.yaml"] = yaml.safe_dump(body, sort_keys=False, width=1000)
     return told
 
 
-def version_of(model: Published, family: str) -> str:
-    """The environment's version that the model was trained in; `unknown` where nobody wrote it."""
-    return str(model.record.get("versions", {}).get(family, "unknown"))
+def version_of(model: Published, found: Evaluation, family: str) -> str:
+    """The environment's version: as measured, else as trained in; `unknown` where nobody wrote it."""
+    return str(found.version or model.record.get("versions", {}).get(family, "unknown"))
 
 
 def _metrics(row: Row) -> list[tuple[str, str, float, JsonObject | None]]:
@@ -230,10 +230,10 @@ def _verdict(row: Row, found: Evaluation) -> str:
 
 
 def _measured_how(model: Published, found: Evaluation) -> str:
-    versions = ", ".join(f"{f} {version_of(model, f)}" for f in _families(found))
+    versions = ", ".join(f"{f} {version_of(model, found, f)}" for f in _families(found))
     where = str(found.machine.get("gpu") or found.machine.get("platform") or "a machine not told")
     return (
-        f"Patients:{_seed_words(found) or ' seeds not told'}; none of them was trained on. Temperature"
+        f"Patients: {_seed_words(found).strip(' ()') or 'seeds not told'}; none of them was trained on. Temperature"
         f" {found.temperature:g}. Environment: {versions}. Measured {found.day} on {where}. The record is"
         " in `evaluation/`, the same figures in `.eval_results/`."
     )
