@@ -18,6 +18,7 @@ from rich.table import Table
 from data.drug_target.records import MODALITIES
 from data.sources import finding, gather
 from data.sources.finding import Finding, Params
+from data.sources.gtex import DATASETS
 from data.sources.live import TIMEOUT_S
 from data.sources.wire import SourceError
 
@@ -88,6 +89,7 @@ def access(asked: argparse.Namespace) -> gather.Access:
         release=asked.release,
         refresh=asked.refresh,
         timeout_s=asked.timeout,
+        gtex=asked.gtex_dataset,
     )
 
 
@@ -119,6 +121,7 @@ def add_question(parser: argparse.ArgumentParser) -> None:
     add("--no-cache", action="store_true", help="keep no answers")
     add("--release", default="current", help="name that cached answers are kept under")
     add("--refresh", action="store_true", help="ask again though an answer is kept")
+    add("--gtex-dataset", choices=[*DATASETS], default="gtex_v8", help="default: %(default)s")
     add("--timeout", type=float, default=TIMEOUT_S, help="seconds a request")
 
 

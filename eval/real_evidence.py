@@ -67,6 +67,13 @@ class Report:
     failures: tuple[Failure, ...]
 
     @property
+    def at_base_rate(self) -> float:
+        """The chance of go where as few pairs are go as in the fact table: the same evidence, other odds."""
+        odds = self.p_go / (1 - self.p_go) * BASE_RATE / (1 - BASE_RATE)
+        odds /= self.before / (1 - self.before)
+        return odds / (1 + odds)
+
+    @property
     def invented(self) -> bool:
         """Whether any of it comes from samples."""
         return any("samples" in one.finding.release for one in self.weighed)
@@ -78,6 +85,7 @@ class Report:
             "modality": self.target.modality,
             "p_go_before": self.before,
             "p_go": self.p_go,
+            "p_go_at_base_rate": self.at_base_rate,
             "findings": [
                 one.finding.to_json()
                 | {"p_go": one.p_go, "p_go_without": one.without, "not_read": one.why_not or None}
@@ -171,7 +179,8 @@ def markdown(report: Report) -> str:
         f"# {report.target.symbol} in {report.indication.name}: what public sources say",
         f"**{WARNING}**" + (f" **{INVENTED}**" if report.invented else ""),
         f"Chance that go is right, by the declared errors of each reading: **{report.p_go:.2f}**"
-        f" (before any of it {report.before:.2f}; in the fact table {BASE_RATE:.2f} of pairs are go).",
+        f" (before any of it {report.before:.2f}). Where only {BASE_RATE:.2f} of programmes are worth going on with,"
+        f" as in the fact table, the same evidence gives **{report.at_base_rate:.2f}**.",
         "| source | reading | level | what it says | P(go) after | P(go) without it |",
         "| :--- | :--- | :--- | :--- | ---: | ---: |",
     ]

@@ -56,6 +56,16 @@ def test_good_news_raises_the_chance_and_leaving_it_out_lowers_it() -> None:
     assert one.without == pytest.approx(report.before)
 
 
+def test_the_base_rate_changes_the_odds_and_not_the_evidence() -> None:
+    report = weigh(
+        EGFR, NSCLC, [read("opentargets", "crispr_knockout", "dep", 2, panel="disease_matched")]
+    )
+    factor = report.p_go / (1 - report.p_go)
+    shifted = report.at_base_rate / (1 - report.at_base_rate)
+    assert shifted == pytest.approx(factor * (27 / 160) / (133 / 160))
+    assert report.at_base_rate < report.p_go
+
+
 def test_the_same_reading_from_two_sources_counts_once() -> None:
     first = read("opentargets", "competitor_landscape", "clin", 2)
     again = replace(first, source="chembl")

@@ -567,6 +567,11 @@ def test_the_command_prints_findings_and_levels(capsys: pytest.CaptureFixture[st
     assert {one["source"] for one in told["findings"]} == set(gather.SOURCES)
     assert ingest.main(["gtex", "--target", "EGFR", "--from-samples"]) == 0
     assert "0 unfavourable" in capsys.readouterr().out
+    assert (
+        ingest.main(["gtex", "--target", "EGFR", "--from-samples", "--gtex-dataset", "gtex_v10"])
+        == 0
+    )
+    assert "no data" in capsys.readouterr().out
 
 
 def test_offline_the_command_names_address_and_remedy(

@@ -46,7 +46,7 @@ class Access:
     """How sources are reached.
 
     samples: from recorded answers instead of the network. cache: folder of raw answers; None keeps
-    none. release: what the cache is pinned to. refresh: ask again. timeout_s: of one request.
+    none. release: what the cache is pinned to. refresh: ask again. timeout_s: of one request. gtex: GTEx's data set.
     """
 
     samples: Path | None = None
@@ -54,6 +54,7 @@ class Access:
     release: str = "current"
     refresh: bool = False
     timeout_s: float = TIMEOUT_S
+    gtex: str = "gtex_v8"
 
 
 @contextmanager
@@ -61,12 +62,16 @@ def opened(names: Iterable[str], access: Access) -> Iterator[list[EvidenceSource
     """The sources, connected; recorded ones are never cached."""
     if access.samples is not None:
         yield [
-            SOURCES[name](Wire(recorded(access.samples / name), release="samples", sleep=_no_wait))
+            _source(
+                name,
+                Wire(recorded(access.samples / name), release="samples", sleep=_no_wait),
+                access,
+            )
             for name in names
         ]
         return
     with live(access.timeout_s) as transport:
-        yield [SOURCES[name](_wire(transport, name, access)) for name in names]
+        yield [_source(name, _wire(transport, name, access), access) for name in names]
 
 
 def ask(
@@ -89,6 +94,10 @@ def ask(
             except SourceError as why:
                 failed.append(Failure(source.name, spelled(action, params), str(why)))
     return found, failed
+
+
+def _source(name: str, wire: Wire, access: Access) -> EvidenceSource:
+    return Gtex(wire, access.gtex) if name == Gtex.name else SOURCES[name](wire)
 
 
 def _wire(transport: Transport, name: str, access: Access) -> Wire:
