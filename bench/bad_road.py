@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -130,3 +133,27 @@ def bad_road(url: str, delay_s: float = 1.5) -> Iterator[Road]:
     finally:
         road.close()
         thread.join(10.0)
+
+
+@contextmanager
+def slow_road(url: str, delay_s: float) -> Iterator[str]:
+    """The URL of a road, in a process of its own, on which every answer takes `delay_s` longer."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "bench.bad_road", url, str(delay_s)],
+        cwd=Path(__file__).resolve().parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    try:
+        yield child.stdout.readline().strip()
+    finally:
+        child.communicate()  # its standard input closes, and it leaves
+
+
+if __name__ == "__main__":
+    with bad_road(sys.argv[1], float(sys.argv[2])) as slow:
+        slow.break_down("slow")
+        print(slow.url, flush=True)
+        sys.stdin.read()

@@ -17,7 +17,7 @@ from statistics import fmean, median
 from types import SimpleNamespace
 from typing import Any
 
-from bench.bad_road import bad_road
+from bench.bad_road import slow_road
 from bench.kills import warm_start
 from bench.promise import Figure, report
 from bench.scripted import Script, scripts
@@ -70,34 +70,25 @@ def same_over_the_socket(policy: Any, tokenizer: Any, count: int, url: str) -> F
 
 
 def read_again(policy: Any, tokenizer: Any, count: int) -> list[Figure]:
-    """How much of a rollout is spent on what had been read a turn before: all a kept cache could save."""
-    import torch
+    """What it would save to keep the cache from turn to turn: greedy, the same patients both ways."""
+    from bench.kept_cache import KeptCache
+    from eval.generate import TransformersGenerate
 
-    from eval.generate import _left_padded
-
-    spent = {"reading": 0.0, "all": 0.0}
-    sample = _sampler(policy, tokenizer)
-    seen: dict[int, int] = {}
-
-    def watched(contexts: Sequence[Sequence[int]]) -> Any:
+    spent, said = [], []
+    for sample in (
+        TransformersGenerate(policy, tokenizer, 0.0, max_new_tokens=ANSWER_TOKENS),
+        KeptCache(policy, tokenizer, ANSWER_TOKENS, greedy=True),
+    ):
         began = time.process_time()
-        said = sample(contexts)
-        spent["all"] += time.process_time() - began
-        if seen:  # the first reading is nobody's to save
-            ids, attention = _left_padded(contexts, tokenizer.pad_token_id, "cpu")
-            with torch.no_grad():
-                began = time.process_time()
-                policy(ids, attention_mask=attention, use_cache=True, logits_to_keep=1)
-                spent["reading"] += time.process_time() - began
-        seen[len(seen)] = len(contexts)
-        return said
-
-    began = time.process_time()
-    _play(_here(), policy, tokenizer, _requests(0, count), watched)
-    whole = time.process_time() - began - spent["reading"]
+        said.append(_play(_here(), policy, tokenizer, _requests(0, count), sample))
+        spent.append(time.process_time() - began)
+    again = zip(*said, strict=True)
+    differ = sum([t.text for t in a.turns] != [t.text for t in b.turns] for a, b in again)
     return [
-        Figure("reading again what was read", spent["reading"] / whole, "of a rollout", count),
-        Figure("sampling", spent["all"] / whole, "of a rollout", count),
+        Figure("rollout that reads everything again", spent[0], "CPU s", count),
+        Figure("rollout with a kept cache", spent[1], "CPU s", count),
+        Figure("kept cache against reading again", spent[0] / spent[1], "times", count),
+        Figure("kept cache: other answers", differ, "episodes", count),
     ]
 
 
@@ -112,7 +103,7 @@ def waiting(url: str) -> list[Figure]:
     """
     wanted = [s for s in scripts("review_budgeted", 3 * EPISODES) if len(s.moves) > CALLS]
     wanted = [Script(s.request, s.moves[:CALLS], s.told[:CALLS], s.score) for s in wanted]
-    with bad_road(url, delay_s=CALL_S) as road:
+    with slow_road(url, CALL_S) as road:
         theirs = trls_loop(road, wanted[:EPISODES])
         ours = our_loop(road, wanted[:EPISODES])
     calls = EPISODES * CALLS
@@ -123,18 +114,16 @@ def waiting(url: str) -> list[Figure]:
     ]
 
 
-def our_loop(road: Any, wanted: Sequence[Script]) -> float:
+def our_loop(road: str, wanted: Sequence[Script]) -> float:
     from eval.door import ClockedDoor, RemoteDoor
 
-    remote = RemoteDoor(road.url, FAMILY, len(wanted))
+    remote = RemoteDoor(road, FAMILY, len(wanted))
     door = ClockedDoor(remote)
     episodes = door.begin_many([s.request for s in wanted])
-    road.break_down("slow")
     door.seconds = 0.0
     for turn in range(CALLS):
         steps = door.step_many([(e, s.moves[turn]) for e, s in zip(episodes, wanted, strict=True)])  # type: ignore[misc]
         _check(steps, [s.told[turn] for s in wanted])
-    road.mend()
     remote.close()
     return door.seconds
 
@@ -154,16 +143,14 @@ class Environment:
         return "done"
 
 
-def trls_loop(road: Any, wanted: Sequence[Script]) -> float:
+def trls_loop(road: str, wanted: Sequence[Script]) -> float:
     """The seconds that TRL's own `_tool_call_loop` spends in its environments."""
     from env_server.client import connect
 
-    with connect(road.url, FAMILY, pool=len(wanted)) as link:
+    with connect(road, FAMILY, pool=len(wanted)) as link:
         begun = link.begin_many([(s.request.task, s.request.seed, s.request.split) for s in wanted])
         environments = [Environment(e, s) for e, s in zip(begun, wanted, strict=True)]
-        road.break_down("slow")
         _run_trls_loop(environments)
-        road.mend()
     for turn in range(CALLS):
         _check([e.told[turn] for e in environments], [s.told[turn] for s in wanted])
     return sum(e.seconds for e in environments)
