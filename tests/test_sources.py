@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from data import ingest
 from data.drug_target.tables import load
-from data.sources import chembl, clinical_trials, finding, gather, gtex, open_targets
+from data.sources import (
+    chembl,
+    clinical_trials,
+    finding,
+    gather,
+    gtex,
+    open_targets,
+    open_targets_levels,
+)
 from data.sources.live import live
 from data.sources.recorded import SAMPLES, NoSample, recorded
 from data.sources.why_stopped import why_stopped
@@ -117,11 +125,13 @@ def test_a_third_generation_is_said_to_be_one() -> None:
 
 def test_an_approval_in_another_cancer_is_no_precedent() -> None:
     body = payload("opentargets_2025", "egfr_precedent")["data"]["target"]["knownDrugs"]
-    judged = open_targets.precedent_2025(body, AML)
+    judged = open_targets_levels.precedent_2025(body, AML)
     assert judged.level is None
     assert "other diseases, no precedent here: 5" in judged.remarks[0]
     told = payload("opentargets", "egfr_precedent")["data"]["target"]
-    new = open_targets.precedent_2026(told["evidences"], told["drugAndClinicalCandidates"], AML)
+    new = open_targets_levels.precedent_2026(
+        told["evidences"], told["drugAndClinicalCandidates"], AML
+    )
     assert new.level is None
 
 
@@ -129,12 +139,12 @@ def test_a_programme_that_was_stopped_is_a_failure_only_where_the_reason_says_so
     lung = {"id": "EFO_0003060", "name": "non-small cell lung carcinoma"}
     row = {"drug": {"name": "X"}, "disease": lung}
     old = {"count": 1, "rows": [row | {"phase": 4, "status": "Terminated"}]}
-    judged = open_targets.precedent_2025(old, NSCLC)
+    judged = open_targets_levels.precedent_2025(old, NSCLC)
     assert judged.level == 1
     assert "without a reason" in judged.remarks[0]
     for reason, level in (("Lack of efficacy", 0), ("business; no safety concern", 1)):
         new = {"count": 1, "rows": [row | {"clinicalStage": "PHASE_3", "studyStopReason": reason}]}
-        assert open_targets.precedent_2026(new, {}, NSCLC).level == level
+        assert open_targets_levels.precedent_2026(new, {}, NSCLC).level == level
 
 
 @pytest.mark.parametrize(
@@ -154,7 +164,7 @@ def test_tractability_counts_the_programmes_own_modality(
     labels: list[tuple[str, str, Any]], modality: Any, level: int | None
 ) -> None:
     rows = [{"modality": m, "label": name, "value": value} for m, name, value in labels]
-    assert open_targets.tractability(rows, modality).level == level
+    assert open_targets_levels.tractability(rows, modality).level == level
 
 
 def liability(event: str, source: str, direction: str | None) -> Mapping[str, Any]:
@@ -164,24 +174,24 @@ def liability(event: str, source: str, direction: str | None) -> Mapping[str, An
 
 def test_effects_of_raising_a_target_say_nothing_of_lowering_it() -> None:
     up = [liability("cardiac arrest", s, "Activation/Increase/Upregulation") for s in "ab"]
-    assert open_targets.safety(up).level is None
+    assert open_targets_levels.safety(up).level is None
     down = [liability("cardiac arrest", s, "Inhibition/Decrease/Downregulation") for s in "ab"]
-    assert open_targets.safety(down).level == 0
-    assert open_targets.safety(down[:1]).level == 1
+    assert open_targets_levels.safety(down).level == 0
+    assert open_targets_levels.safety(down[:1]).level == 1
 
 
 def test_an_empty_list_of_liabilities_is_not_safety() -> None:
-    judged = open_targets.safety([])
+    judged = open_targets_levels.safety([])
     assert judged.level is None
     assert "nobody listed anything" in judged.remarks[-1]
 
 
 def test_dependency_reads_the_cancers_own_lines_and_says_where_all_need_the_gene() -> None:
     lines = payload("opentargets", "egfr_essentiality")["data"]["target"]["depMapEssentiality"]
-    assert open_targets.dependency(lines, NSCLC).level == 2
-    assert open_targets.dependency(lines, GBM).level is None
+    assert open_targets_levels.dependency(lines, NSCLC).level == 2
+    assert open_targets_levels.dependency(lines, GBM).level is None
     common = [{"tissueName": "lung", "screens": [{"geneEffect": -1.5}] * 10}]
-    assert "nearly every line" in open_targets.dependency(common, NSCLC).remarks[-1]
+    assert "nearly every line" in open_targets_levels.dependency(common, NSCLC).remarks[-1]
 
 
 # -- ChEMBL --------------------------------------------------------------------------------------
