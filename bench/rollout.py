@@ -71,13 +71,13 @@ def same_over_the_socket(policy: Any, tokenizer: Any, count: int, url: str) -> F
 
 def read_again(policy: Any, tokenizer: Any, count: int) -> list[Figure]:
     """What it would save to keep the cache from turn to turn: greedy, the same patients both ways."""
-    from bench.kept_cache import KeptCache
     from eval.generate import TransformersGenerate
+    from eval.kept_cache import KeptCache
 
     spent, said = [], []
     for sample in (
         TransformersGenerate(policy, tokenizer, 0.0, max_new_tokens=ANSWER_TOKENS),
-        KeptCache(policy, tokenizer, ANSWER_TOKENS, greedy=True),
+        KeptCache(policy, tokenizer, 0.0, ANSWER_TOKENS),
     ):
         began = time.process_time()
         said.append(_play(_here(), policy, tokenizer, _requests(0, count), sample))

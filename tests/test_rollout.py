@@ -22,6 +22,7 @@ from training.rollout import (  # noqa: E402
     Rollout,
     RolloutSettings,
     TooManyLost,
+    asking,
     case_prompt,
     episode_return,
     make_rollout_func,
@@ -232,3 +233,16 @@ def test_the_time_behind_the_door_is_told_apart_from_the_models(policy: tuple[An
     rollout, table = played(LocalDoor(FAMILY), policy)
     told = table["batch"][0]
     assert 0 < told["environment_s"] < told["rollout_s"]
+
+
+def test_a_kept_cache_is_used_where_it_is_asked_for_and_keeps_the_rows_whole(
+    policy: tuple[Any, Any],
+) -> None:
+    kept = RolloutSettings(limits=SETTINGS.limits, style="brief", keep_cache=True)
+    with asking(trainer_of(policy), kept) as generate:
+        assert type(generate).__name__ == "KeptCache"
+    rollout, table = played(LocalDoor(FAMILY), policy, kept)
+    assert rollout.report.lost == 0
+    for row in range(12):
+        size = len(table["completion_ids"][row])
+        assert len(table["env_mask"][row]) == len(table["logprobs"][row]) == size

@@ -152,6 +152,7 @@ def _rollout(settings: GrpoSettings, door: Door, seed: int) -> Rollout:
             style=wording(settings),
             max_lost_share=settings.max_lost_share,
             template_options={"enable_thinking": settings.thinking},
+            keep_cache=settings.keep_cache,
             answer_schema=_schema(settings, door) if settings.structured else None,
         ),
         Curriculum(tuple(settings.tasks), seed, settings.seed_from)

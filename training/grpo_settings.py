@@ -57,6 +57,10 @@ class GrpoSettings:
     answer_tokens: int = _knob(64, "Cap of one answer; a longer one is refused as truncated.")
     context_tokens: int = _knob(2048, "Cap of a whole conversation, prompt included.")
     thinking: bool = _knob(False, "Let chat models that can think do so (enable_thinking).")
+    keep_cache: bool = _knob(
+        False,
+        "Without vLLM: keep what was read from turn to turn (top_p 1, models with a plain cache).",
+    )
     structured: bool = _knob(
         False, "With vLLM: answers can be nothing but one of the action's JSON forms."
     )

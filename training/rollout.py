@@ -18,6 +18,7 @@ from env_server.contract import Family, JsonObject, RoundsError, Split
 from eval.dialogue import Limits, converse
 from eval.door import ClockedDoor, Door, Request
 from eval.generate import Generate, TransformersGenerate
+from eval.kept_cache import KeptCache
 from eval.trajectory import Trajectory
 from prompts.render import Style
 from training.curriculum import Curriculum, groups_of
@@ -41,6 +42,7 @@ class RolloutSettings:
     style: `brief` for the embedded tiny model, `full` for chat models.
     max_lost_share: above this share of lost episodes in one batch the run stops.
     template_options: handed to the chat template (`enable_thinking: false`).
+    keep_cache: transformers reads every token of a conversation once; wants top_p 1.
     answer_schema: what vLLM holds every answer to; None leaves the policy free.
     """
 
@@ -48,6 +50,7 @@ class RolloutSettings:
     style: Style = "full"
     max_lost_share: float = 0.1
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    keep_cache: bool = False
     answer_schema: JsonObject | None = None
 
 
@@ -217,10 +220,14 @@ def asking(
         ) as model,
         trainer.accelerator.autocast(),
     ):
+        warmth = args.temperature if temperature is None else temperature
+        if settings.keep_cache and args.top_p == 1.0:
+            yield KeptCache(model, trainer.processing_class, warmth, settings.limits.answer_tokens)
+            return
         yield TransformersGenerate(
             model,
             trainer.processing_class,
-            temperature=args.temperature if temperature is None else temperature,
+            temperature=warmth,
             top_p=args.top_p,
             max_new_tokens=settings.limits.answer_tokens,
         )
