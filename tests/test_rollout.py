@@ -230,7 +230,7 @@ def test_generating_for_nobody_is_not_asked(policy: tuple[Any, Any]) -> None:
 
 
 def test_the_time_behind_the_door_is_told_apart_from_the_models(policy: tuple[Any, Any]) -> None:
-    rollout, table = played(LocalDoor(FAMILY), policy)
+    _, table = played(LocalDoor(FAMILY), policy)
     told = table["batch"][0]
     assert 0 < told["environment_s"] < told["rollout_s"]
 
