@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 from configs.loader import load
 from env_server import registry
 from env_server.contract import BadSplit
+from eval import transcript
 from eval.dialogue import Limits
 from training import dataset, demo
 from training.dataset import Mixture, collect
@@ -94,3 +96,15 @@ def test_the_classical_preset_names_what_the_family_has() -> None:
     config = load(CONFIGS / "reinforce" / "best.target_medium.yaml", ReinforceConfig, {})
     assert FAMILY.encoding(config.task, config.encoding).n_actions > 60
     assert set(config.imitate) <= set(FAMILY.agents)
+
+
+def test_a_viewer_finds_the_latest_step_and_at_the_end_what_was_hidden(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live = tmp_path / "step.json"
+    asked = ["--family", "drug_target", "--agent", "heuristic", "--tasks", TASK]
+    assert transcript.main([*asked, "--live", str(live)]) == 0
+    told = json.loads(live.read_text("utf-8"))
+    assert (told["done"], told["step"]) == (True, len(told["rewards"]))
+    assert told["observation"]["outcome"]["right_decision"] in ("go", "no_go")
+    assert capsys.readouterr().out.startswith(f"[START] task={TASK} env=drug_target")

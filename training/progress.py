@@ -101,7 +101,15 @@ def _plain_line() -> Progress:
     return show
 
 
-_SHOWN = ("precision", "recall", "loss", "reward", "mean_token_accuracy", "refusal_share", "tied_groups")
+_SHOWN = (
+    "precision",
+    "recall",
+    "loss",
+    "reward",
+    "mean_token_accuracy",
+    "refusal_share",
+    "tied_groups",
+)
 
 
 def _said(figures: Mapping[str, float]) -> str:

@@ -60,9 +60,42 @@ PATTERNS: Final = MappingProxyType(
     }
 )
 BANDS: Final = ("below_3", "3_to_5", "5_to_20", "20_up")  # tumour median RNA, FPKM
-_TARGETS: Final = ["symbol", "name", "uniprot", "chembl_target", "ensembl", "target_class", "modality", "druggability", "allosteric_site", "selectivity", "on_target_tox", "tissue_specificity", "vital_tissues_ge10", "top_normal_tissues", "off_targets", "tox_notes", "approvals_unverified", "split"]
+_TARGETS: Final = [
+    "symbol",
+    "name",
+    "uniprot",
+    "chembl_target",
+    "ensembl",
+    "target_class",
+    "modality",
+    "druggability",
+    "allosteric_site",
+    "selectivity",
+    "on_target_tox",
+    "tissue_specificity",
+    "vital_tissues_ge10",
+    "top_normal_tissues",
+    "off_targets",
+    "tox_notes",
+    "approvals_unverified",
+    "split",
+]
 _INDICATIONS: Final = ["key", "name", "mondo_unverified", "tcga_codes", "normal_reference_tissue"]
-_PAIRS: Final = ["symbol", "indication", "tumour_rna_band", "disease_expression", "override", "dependency", "dependency_note", "clinical_precedent", "clinical_note", "clinical_source", "clinical_status", "stratification", "biomarker"]
+_PAIRS: Final = [
+    "symbol",
+    "indication",
+    "tumour_rna_band",
+    "disease_expression",
+    "override",
+    "dependency",
+    "dependency_note",
+    "clinical_precedent",
+    "clinical_note",
+    "clinical_source",
+    "clinical_status",
+    "stratification",
+    "biomarker",
+]
 
 
 @dataclass(frozen=True)
