@@ -125,7 +125,7 @@ def test_a_run_with_a_curriculum_resumes_to_the_same_weights(tmp_path: Path) -> 
     once = load_file(run / "checkpoints" / "checkpoint-3" / "model.safetensors")
     told = steps(run)
     assert sum(told[-1][f"curriculum/{task}/share"] for task in tasks) == pytest.approx(1.0)
-    for gone in ("model", "last", "checkpoints/checkpoint-3", "checkpoints/checkpoint-2"):
+    for gone in ("model", "best", "checkpoints/checkpoint-3", "checkpoints/checkpoint-2"):
         shutil.rmtree(run / gone)
     assert main(flags) == 0
     again = load_file(run / "checkpoints" / "checkpoint-3" / "model.safetensors")

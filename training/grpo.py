@@ -20,7 +20,7 @@ from env_server.contract import Family, JsonObject, RoundsError
 from training import threads
 from training.cases import cases, owners, prompts
 from training.grpo_settings import GrpoSettings, parse, resolved, usage
-from training.handover import LAST, hand_over, wording
+from training.handover import hand_over, wording
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -56,7 +56,7 @@ def train(settings: GrpoSettings, config: GRPOConfig, progress: Progress | None 
         _fit(trainer, rollout, config, run)
     with guards.disk_full_explained(run):
         if not (run / BEST).is_dir():
-            trainer.save_model(str(run / LAST))
+            trainer.save_model(str(run / BEST))  # no validation to choose by: the last step's
         if trainer.is_world_process_zero():
             hand_over(trainer, settings, config, run)
         trainer.accelerator.wait_for_everyone()

@@ -19,8 +19,6 @@ from training.grpo_settings import GrpoSettings
 if TYPE_CHECKING:
     from trl import GRPOConfig
 
-LAST = "last"  # the weights of the last step, where there was no validation to choose by
-
 
 def hand_over(trainer: Any, settings: GrpoSettings, config: GRPOConfig, run: Path) -> Path:
     """Merge the best checkpoint, and put the model in place only once it is complete."""
@@ -28,8 +26,6 @@ def hand_over(trainer: Any, settings: GrpoSettings, config: GRPOConfig, run: Pat
     from training.sft import ROUNDS
 
     best, half = run / BEST, run / "model.part"
-    if not best.is_dir():
-        best = run / LAST
     shutil.rmtree(half, ignore_errors=True)
     merged(settings.model, best, lora=settings.lora_r > 0).save_pretrained(half)
     trainer.processing_class.save_pretrained(half)

@@ -92,7 +92,7 @@ def find_run(given: Path) -> Run:
         raise NoSuchRun(
             f"{given} {state}. A run is what training.sft, training.grpo or training.demo leave, like runs/demo"
         )
-    adapters = [folder / name for name in ("best", "last", "adapter")]
+    adapters = [folder / name for name in ("best", "adapter")]
     return Run(
         folder=folder,
         model=folder / "model",
