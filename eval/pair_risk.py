@@ -108,7 +108,8 @@ def pair_row(a: JsonObject, b: JsonObject) -> Row:
         for name in (f"drug:{m['drug_id']}", f"class:{m['drug_class']}", f"group:{m['group']}"):
             row[name] = row.get(name, 0.0) + 1.0
         row["high_risk"] = row.get("high_risk", 0.0) + bool(m["is_high_risk_elderly"])
-    for effect in set(a["effects"]) & set(b["effects"]):
+    # sorted: the order of a row is the order its terms are summed in
+    for effect in sorted(set(a["effects"]) & set(b["effects"])):
         row[f"shared:{effect}"] = 1.0
     groups = sorted((str(a["group"]), str(b["group"])))
     row[f"groups:{groups[0]}+{groups[1]}"] = 1.0

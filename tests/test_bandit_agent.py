@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,7 +15,8 @@ from eval import roster
 from eval.heldout import Patients, TrainedOnTest, refuse_overlap, trained_on
 from eval.pair_risk import Look, change_row, load, matrix, pair_row
 from training import bandit
-from training.pair_bandit import PairBanditConfig, train
+from training.pair_bandit import HEARD, PairBanditConfig, train
+from training.progress import Interrupted
 
 FAMILY = registry.get("polypharmacy")
 TASK = "review_easy"
@@ -44,8 +46,50 @@ def test_training_again_from_the_same_seed_gives_the_same_bandit(
 ) -> None:
     knobs: dict[str, Any] = {"patients": 30, "validation": 3, "hidden": 4, "epochs": 1}
     runs = [train(PairBanditConfig(output=str(tmp_path / name), **knobs)) for name in "ab"]
-    for name in ("model.json", "risk.safetensors", "gain.safetensors"):
-        assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
+    assert same(*runs)
+
+
+def same(one: Path, other: Path) -> bool:
+    names = ("model.json", "risk.safetensors", "gain.safetensors", "metrics.jsonl", "seeds.json")
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+class After(threading.Event):
+    """A request to stop that is made once so much was told."""
+
+    def __init__(self, stage: str, done: int) -> None:
+        super().__init__()
+        self._at = stage, done
+
+    def progress(self, stage: str, done: int, of: int, figures: Any) -> None:
+        if (stage, done) == self._at:
+            self.set()
+
+
+@pytest.mark.parametrize("at", [("play", 1), ("play", 15), ("play", 23), ("settle", 4)])
+def test_stopped_and_gone_on_with_it_ends_with_the_same_bits(
+    at: tuple[str, int], tmp_path: Path
+) -> None:
+    knobs: dict[str, Any] = {"patients": 30, "validation": 3, "hidden": 4, "epochs": 1}
+    whole = train(PairBanditConfig(output=str(tmp_path / "whole"), **knobs))
+    config, stop = PairBanditConfig(output=str(tmp_path / "parts"), **knobs), After(*at)
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        train(config, stop.progress, stop)
+
+    assert same(train(config), whole)
+
+
+def test_a_journal_cut_short_costs_the_patient_it_was_cut_in(tmp_path: Path) -> None:
+    knobs: dict[str, Any] = {"patients": 30, "validation": 3, "hidden": 4, "epochs": 1}
+    whole = train(PairBanditConfig(output=str(tmp_path / "whole"), **knobs))
+    config, stop = PairBanditConfig(output=str(tmp_path / "parts"), **knobs), After("play", 20)
+    with pytest.raises(Interrupted):
+        train(config, stop.progress, stop)
+    journal = tmp_path / "parts" / HEARD
+    journal.write_bytes(journal.read_bytes()[:-40])
+
+    assert same(train(config), whole)
+    assert not journal.exists()
 
 
 def test_it_is_never_measured_on_a_patient_it_learned_from(folder: Path) -> None:
@@ -82,6 +126,18 @@ def test_a_feature_that_was_never_met_weighs_nothing() -> None:
 def test_a_pair_looks_the_same_from_both_sides() -> None:
     drugs = FAMILY.begin(TASK, 3, "validation").observe().to_json()["current_medications"]
     assert pair_row(drugs[0], drugs[1]) == pair_row(drugs[1], drugs[0])
+
+
+def test_the_terms_of_a_pair_are_always_summed_in_the_same_order() -> None:
+    drug: dict[str, Any] = {
+        "drug_id": "d",
+        "drug_class": "c",
+        "group": "g",
+        "is_high_risk_elderly": 0,
+    }
+    drug["effects"] = ["sedating", "falls", "qt", "bleeding", "acb"]
+    shared = [name for name in pair_row(drug, drug) if name.startswith("shared:")]
+    assert shared == sorted(shared) and len(shared) == 5
 
 
 def test_a_missing_bandit_names_the_command_that_makes_one(tmp_path: Path) -> None:

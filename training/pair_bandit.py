@@ -1,13 +1,15 @@
 """The bandit agent of the polypharmacy family: learn from train patients which pairs are risky and which changes pay.
 
-`python -m training.bandit --environment polypharmacy --task review_budgeted`. Only what was asked or done is
-learned from. The player itself is eval/pair_risk.py; what is sure enough is chosen on validation patients.
+`python -m training.bandit --environment polypharmacy --task review_budgeted`; stopped, the same command goes on and
+ends with the same bits. Only what was asked or done is learned from. The player itself is eval/pair_risk.py; what
+is sure enough is chosen on validation patients.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -37,8 +39,10 @@ from eval.pair_risk import (
 )
 from training import flags
 from training.fitting import Fit, fit
-from training.progress import Progress, line
+from training.progress import Interrupted, Progress, line, lines, stoppable
 from training.run_folder import BadRun, open_run
+
+HEARD = "heard.jsonl"  # a line a patient while the run lasts: what it taught, and the dice after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,30 +94,97 @@ class Heard:
     gains: list[float] = field(default_factory=list)
     known: dict[tuple[str, str], float] = field(default_factory=dict)
 
+    def add(self, taught: JsonObject) -> None:
+        """What one patient taught, as `_explore` tells it."""
+        for row, first, second, risk in taught["asked"]:
+            self.pairs.append(row)
+            self.risks.append(risk)
+            self.known[first, second] = risk
+        for row, gain in taught["changed"]:
+            self.changes.append(row)
+            self.gains.append(gain)
 
-def train(config: PairBanditConfig, progress: Progress | None = None) -> Path:
-    """Play, learn and settle the manner; returns the folder, with what was trained on in seeds.json."""
+
+def train(
+    config: PairBanditConfig,
+    progress: Progress | None = None,
+    asked: threading.Event | None = None,
+) -> Path:
+    """Play, learn and settle the manner; returns the folder, with what was trained on in seeds.json.
+
+    Goes on after the last patient that a stopped run has played, with the same dice, so that it ends with
+    the same bits. Raises BadRun, RoundsError, and Interrupted once `asked` is set.
+    """
     registry.task(registry.get(config.environment), config.task)  # a wrong name ends here
     run = open_run(config.folder, config)
     if (run / ABOUT).is_file():
         return run
-    (run / "metrics.jsonl").unlink(
-        missing_ok=True
-    )  # of a run that was stopped: this one begins anew
     family = registry.get(config.environment)
-    rng = np.random.default_rng(config.seed)
-    heard, model = Heard(), None
+    with stoppable(asked or threading.Event()) as stop:
+        model = _learned(run, family, config, progress, stop)
+        model.manner, score = settle(family, model, config, progress, stop)
+    _finish(run, family, config, model, score)
+    return run
+
+
+def _learned(
+    run: Path,
+    family: Family,
+    config: PairBanditConfig,
+    progress: Progress | None,
+    stop: threading.Event,
+) -> PairRisk:
+    """The belief after every train patient, those of a stopped run read back from its journal."""
+    before, rng = _journal(run), np.random.default_rng(config.seed)
+    if before:
+        rng.bit_generator.state = before[-1]["dice"]
+    (run / "metrics.jsonl").unlink(missing_ok=True)  # told again while the journal is read
     relearn = {config.patients // 2**k for k in range(6)}
-    for seed in range(config.patients):
-        _explore(family.begin(config.task, seed, "train"), model, heard, config, rng)
-        if seed + 1 in relearn:
-            model = learn(heard, config)
-            _note(run, seed + 1, heard)
-        if progress:
-            progress("play", seed + 1, config.patients, {})
+    latest = max((n for n in relearn if n <= len(before)), default=0)
+    heard, model = Heard(), None
+    with (run / HEARD).open("a", encoding="utf-8") as journal:
+        for seed in range(config.patients):
+            if seed < len(before):
+                taught = before[seed]
+            else:
+                taught = _explore(family.begin(config.task, seed, "train"), model, config, rng)
+                dice = {"dice": rng.bit_generator.state}
+                journal.write(json.dumps({**taught, **dice}) + "\n")
+            heard.add(taught)
+            if seed + 1 in relearn:
+                _note(run, seed + 1, heard)
+                # beliefs that a later one has replaced are not needed again
+                model = learn(heard, config) if seed + 1 >= latest else None
+            _tell(progress, stop, "play", seed + 1, config.patients)
     if model is None or not heard.gains:
         raise BadRun(f"{config.patients} patients taught nothing; raise --patients")
-    model.manner, score = settle(family, model, config, progress)
+    return model
+
+
+def _journal(run: Path) -> list[JsonObject]:
+    """What the patients of a stopped run taught, in order; a line cut short is dropped from the file too."""
+    path = run / HEARD
+    told = lines(path)
+    half = path.with_suffix(".part")
+    half.write_text("".join(json.dumps(patient) + "\n" for patient in told), encoding="utf-8")
+    half.replace(path)
+    return told
+
+
+def _tell(progress: Progress | None, stop: threading.Event, stage: str, done: int, of: int) -> None:
+    """How far it is; ends here where that was asked for."""
+    if progress:
+        progress(stage, done, of, {})
+    if stop.is_set():
+        raise Interrupted(
+            f"stopped at {stage} {done} of {of}; the same command goes on after the last patient played"
+        )
+
+
+def _finish(
+    run: Path, family: Family, config: PairBanditConfig, model: PairRisk, score: float
+) -> None:
+    """Who was learned from, then the model, whose presence says that the run is over."""
     trained = {
         "family": config.environment,
         "task": config.task,
@@ -132,7 +203,7 @@ def train(config: PairBanditConfig, progress: Progress | None = None) -> Path:
         "patients": config.patients,
     }
     save(model, run, about)
-    return run
+    (run / HEARD).unlink()
 
 
 def _note(run: Path, patients: int, heard: Heard) -> None:
@@ -150,11 +221,14 @@ def _note(run: Path, patients: int, heard: Heard) -> None:
 def _explore(
     episode: Episode,
     model: PairRisk | None,
-    heard: Heard,
     config: PairBanditConfig,
     rng: np.random.Generator,
-) -> None:
-    """One train patient: ask a random number of times, then change all that may be changed."""
+) -> JsonObject:
+    """One train patient: ask a random number of times, then change all that may be changed.
+
+    Returns `asked`, [row, drug, drug, risk] each, and `changed`, [row, gain] each, ready for JSON.
+    """
+    asked, changed = [], []
     seen = episode.observe().to_json()
     for _ in range(int(rng.integers(seen["remaining_query_budget"] + 1))):
         asks = _forms(episode, "query_ddi")
@@ -165,16 +239,14 @@ def _explore(
         risks = rng.random(len(pairs)) if model is None else model.pair_risk(pairs, rng)
         at = int(np.argmax(risks))
         told = episode.step(asks[at][0]).observation.to_json()["interaction_queries"][-1]
-        heard.pairs.append(pair_row(*pairs[at]))
-        heard.risks.append(answer(told))
-        heard.known[named(*pairs[at])] = answer(told)
+        asked.append([pair_row(*pairs[at]), *named(*pairs[at]), answer(told)])
     while not episode.done and (changes := _forms(episode, "propose_intervention")):
         look_now = Look.at(episode.observe().to_json(), model)
         rows = [change_row(look_now, told, model) for _, told in changes]
         at = _pick(rows, changes, model, config, rng)
         step = episode.step(changes[at][0])
-        heard.changes.append(rows[at])
-        heard.gains.append(step.parts.get("regimen", 0.0))
+        changed.append([rows[at], step.parts.get("regimen", 0.0)])
+    return {"asked": asked, "changed": changed}
 
 
 def _pick(
@@ -236,7 +308,11 @@ def _belief(
 
 
 def settle(
-    family: Family, model: PairRisk, config: PairBanditConfig, progress: Progress | None
+    family: Family,
+    model: PairRisk,
+    config: PairBanditConfig,
+    progress: Progress | None,
+    stop: threading.Event,
 ) -> tuple[Manner, float]:
     """(the manner with the best mean score on validation patients, that score)."""
     grid = [Manner(*knobs) for knobs in product((0.05, 0.15, 0.4), (0.0, 0.015, 0.03), (0.0,))]
@@ -244,8 +320,7 @@ def settle(
     tried = []
     for done, manner in enumerate(grid):
         tried.append((score(family, replace(model, manner=manner), config.task, few), manner))
-        if progress:
-            progress("settle", done + 1, len(grid), {})
+        _tell(progress, stop, "settle", done + 1, len(grid))
     finalists = [m for _, m in sorted(tried, key=lambda t: -t[0])[:3]]
     finals = [
         (score(family, replace(model, manner=m), config.task, config.validation), m)
@@ -284,8 +359,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RoundsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command begins again", file=sys.stderr)
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
         return 130
     print(run)
     return 0
