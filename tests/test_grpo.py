@@ -136,6 +136,17 @@ def test_killed_and_resumed_equals_never_killed(
     assert not all(torch.equal(before[name], once[name]) for name in once)
 
 
+def test_passes_by_length_learn_the_same(finished: Path, start: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(flags(start, run, length_groups=4)) == 0
+    whole, cut = (
+        json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+        for folder in (finished, run)
+    )
+    for figure in ("loss", "grad_norm", "entropy", "num_tokens"):
+        assert cut[figure] == pytest.approx(whole[figure], rel=1e-4, abs=1e-6)
+
+
 def test_lora_trains_adapters_and_hands_over_a_whole_model(start: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings, config = parse(

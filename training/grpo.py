@@ -102,7 +102,7 @@ def _trainer(
     from transformers.utils import logging as transformers_logging
     from trl import GRPOTrainer
 
-    from training import importance, watch
+    from training import importance, ragged, watch
     from training.rollout import episode_return, score
     from training.sft import load_start
 
@@ -122,7 +122,8 @@ def _trainer(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    trainer = importance.weighed(GRPOTrainer)(
+    learner = ragged.trimmed(importance.weighed(GRPOTrainer), settings.length_groups)
+    trainer = learner(
         model=model,
         processing_class=tokenizer,
         reward_funcs=rewards,

@@ -61,6 +61,10 @@ class GrpoSettings:
         False,
         "Without vLLM: keep what was read from turn to turn (top_p 1, models with a plain cache).",
     )
+    length_groups: int = _knob(
+        1,
+        "Passes over rows of like length that one update is made in; more compute less filling.",
+    )
     structured: bool = _knob(
         False, "With vLLM: answers can be nothing but one of the action's JSON forms."
     )
@@ -99,7 +103,8 @@ class GrpoSettings:
     cpu_threads: int = _knob(1, "CPU threads of torch; more than one slows a tiny model down.")
 
     def __post_init__(self) -> None:
-        for name in ("answer_tokens", "context_tokens", "validation_every", "seats", "cpu_threads"):
+        wholes = ("answer_tokens", "context_tokens", "validation_every", "seats", "cpu_threads")
+        for name in (*wholes, "length_groups"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.validation_temperature < 0:
