@@ -252,11 +252,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--quick", action="store_true", help="8 episodes a fault and 2 killed trainers")
     add("--kills", type=int, help="how often a trainer is killed (default: 20; 2 with --quick)")
+    add("--folder", type=Path, help="keep the killed runs here; interrupted, it goes on from there")
     add("--json", action="store_true", help="print JSON with the machine")
     asked = parser.parse_args(argv)
     kills = asked.kills if asked.kills is not None else 2 if asked.quick else 20
-    with tempfile.TemporaryDirectory(prefix="rounds-faults-") as folder:
-        figures = measure(asked.quick, kills, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="rounds-faults-") as temporary:
+        figures = measure(asked.quick, kills, asked.folder or Path(temporary))
     seeds = f"train patients of {TASK} from 0; kills drawn from one stream"
     return report("bench.faults", figures, as_json=asked.json, seeds=seeds)
 

@@ -1,18 +1,23 @@
 """A trainer killed again and again, and whether it ends with the bytes of one that was left alone.
 
 Knows how to start, kill and compare a run; the run itself is `training.grpo`, through a server of its own.
+What was killed is noted in the folder, so that the same command in the same folder goes on.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from bench.processes import descendants, still_running
 from bench.promise import Figure
@@ -36,15 +41,33 @@ FLAGS = {
 }
 # what a line says of the clock and not of the learning
 _CLOCK = ("step_time", "rollout_s", "environment_s", "tokens_per_s", "seconds", "time", "_runtime")
+_TORN = 8  # at least one kill in so many finds a checkpoint half written
+LIMIT_S = 900.0  # of any one wait: a run that takes longer hangs
+
+Moment = Literal["writing", "within a step", "starting", "handing over"]
+MOMENTS: tuple[Moment, ...] = get_args(Moment)
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One run that was killed until enough was enough."""
+class Kill:
+    """One kill -9. `step` is the last whole checkpoint's; `torn`: another one was half written."""
 
-    kills: int
-    steps_at_kill: tuple[int, ...]
+    run: int
+    moment: Moment
+    step: int
+    torn: bool
+    server: bool  # the environment server was killed beside it
     orphans: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds an undisturbed run takes: to its first checkpoint, for a step, to write one, to hand over."""
+
+    first_s: float
+    step_s: float
+    write_s: float
+    end_s: float
 
 
 def warm_start(folder: Path) -> Path:
@@ -54,11 +77,13 @@ def warm_start(folder: Path) -> Path:
     return train(SftConfig(output=str(folder / "sft"), episodes=160, steps=30, device="cpu"))
 
 
+# -- a run -----------------------------------------------------------------------------------------
+
+
 def launch(model: Path, run: Path) -> subprocess.Popen[bytes]:
     knobs = {**FLAGS, "model": model, "output": run}
     flags = [text for name, value in knobs.items() for text in (f"--{name}", str(value))]
-    said = (run.parent / f"{run.name}.log").open("ab")
-    with said:
+    with _log(run).open("ab") as said:
         return subprocess.Popen(
             [sys.executable, "-m", "training.grpo", *flags],
             cwd=ROOT,
@@ -68,51 +93,164 @@ def launch(model: Path, run: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def finish(model: Path, run: Path) -> None:
-    """Run, or go on, to the end."""
-    if launch(model, run).wait(900) != 0:
-        said = (run.parent / f"{run.name}.log").read_text(errors="replace")
-        raise RuntimeError(f"the run did not end well:\n{said[-2000:]}")
+def _log(run: Path) -> Path:
+    return run.parent / f"{run.name}.log"
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How long an undisturbed run takes to its first checkpoint, and from there to its end, a step."""
+def ended_well(child: subprocess.Popen[bytes], run: Path) -> None:
+    """Wait for the end. Raises RuntimeError with what the run said where it is a bad one."""
+    try:
+        code = child.wait(LIMIT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        raise RuntimeError(f"the run hangs:\n{_tail(run)}") from None
+    if code != 0:
+        raise RuntimeError(f"the run ended with {code}:\n{_tail(run)}")
 
-    first_s: float
-    step_s: float
+
+def _tail(run: Path) -> str:
+    return _log(run).read_text(errors="replace")[-2000:]
+
+
+def last_step(run: Path) -> int:
+    """The step of the last whole checkpoint; 0 before the first."""
+    from training.watch import last_checkpoint
+
+    found = last_checkpoint(run / "checkpoints")
+    return 0 if found is None else _step(found)
+
+
+def begun_step(run: Path) -> int:
+    """The step of the last checkpoint that was at least begun."""
+    return max(map(_step, (run / "checkpoints").glob("checkpoint-*")), default=0)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def over(run: Path) -> bool:
+    """Whether the model has been handed over: the last thing a run does."""
+    return (run / "model").is_dir()
+
+
+def await_moment(
+    child: subprocess.Popen[bytes], happened: Callable[[], bool], within_s: float | None = None
+) -> bool:
+    """Wait until it has happened, or for so long; whether the run is still alive then.
+
+    None: it must happen, or the run must end. Raises RuntimeError where neither does within LIMIT_S.
+    """
+    ends = time.monotonic() + (LIMIT_S if within_s is None else within_s)
+    while child.poll() is None and not happened():
+        if time.monotonic() > ends:
+            if within_s is None:
+                raise RuntimeError(f"the run hangs: nothing happened for {LIMIT_S:.0f} s")
+            break
+        time.sleep(0.001)
+    return child.poll() is None
 
 
 def paced(model: Path, run: Path) -> Pace:
-    """Run to the end undisturbed."""
-    began = time.perf_counter()
+    """Run to the end undisturbed, or read how long that took when it was done."""
+    noted = run.parent / "pace.json"
+    if noted.is_file():
+        return Pace(**json.loads(noted.read_text("utf-8")))
+    shutil.rmtree(run, ignore_errors=True)  # what was interrupted tells no times
+    times, child = [time.perf_counter()], launch(model, run)
+    for happened in (
+        lambda: begun_step(run) >= 1,
+        lambda: last_step(run) >= 1,
+        lambda: last_step(run) >= STEPS,
+    ):
+        await_moment(child, happened)
+        times.append(time.perf_counter())
+    ended_well(child, run)
+    began, torn, first, last = times
+    pace = Pace(
+        first - began,
+        (last - first) / (STEPS - 1),
+        first - torn,
+        time.perf_counter() - last,
+    )
+    noted.write_text(json.dumps(asdict(pace)), "utf-8")
+    return pace
+
+
+# -- a kill ----------------------------------------------------------------------------------------
+
+
+def struck(model: Path, folder: Path, number: int, count: int, pace: Pace) -> Kill | None:
+    """Kill the run of that number for the `count`-th time in all; None where it was done first.
+
+    The moment goes round MOMENTS. Every second round the server dies with the trainer; within a step
+    it also dies a little earlier, so that the trainer is killed while it looks for one.
+    """
+    draws, moment = Stream("kills", "grpo", count), MOMENTS[count % len(MOMENTS)]
+    run, with_server = folder / f"killed-{number}", (count // len(MOMENTS)) % 2 == 0
     child = launch(model, run)
-    await_step(child, run, 1)
-    first_s = time.perf_counter() - began
-    child.wait(900)
-    finish(model, run)  # nothing left to do, or the reason why it broke
-    return Pace(first_s, (time.perf_counter() - began - first_s) / STEPS)
+    try:
+        if not _wait_for(moment, child, run, pace, draws, with_server):
+            ended_well(child, run)
+            return None
+        started = descendants(child.pid)
+        if with_server:
+            _kill(started)
+    finally:
+        child.kill()
+        child.wait()
+    step = last_step(run)
+    torn, orphans = begun_step(run) > step, still_running(started)
+    return Kill(number, moment, step, torn, with_server, orphans)
 
 
-def await_step(child: subprocess.Popen[bytes], run: Path, step: int) -> None:
-    """Wait for the checkpoint of that step, or for the end of the run."""
-    while last_step(run) < step and child.poll() is None:
-        time.sleep(0.01)
+def _wait_for(
+    moment: Moment,
+    child: subprocess.Popen[bytes],
+    run: Path,
+    pace: Pace,
+    draws: Stream,
+    with_server: bool,
+) -> bool:
+    """Wait for a random instant of that moment; whether the run is still alive."""
+    before, part = last_step(run), draws.uniform()
+    following = min(before + 1, STEPS)
+    if moment == "starting":
+        return await_moment(
+            child, lambda: last_step(run) > before, pace.first_s * (0.1 + 0.9 * part)
+        )
+    if moment == "writing":
+        await_moment(child, lambda: begun_step(run) > before)
+        # half of them at once: so short a while is soon missed
+        return await_moment(child, _never, pace.write_s * max(0.0, 2 * part - 1))
+    if not await_moment(child, lambda: last_step(run) >= following):
+        return False
+    if with_server and following < STEPS:
+        _kill(descendants(child.pid))
+    if moment == "within a step":
+        return await_moment(child, lambda: last_step(run) > following, pace.step_s * part)
+    await_moment(child, lambda: last_step(run) >= STEPS)
+    return await_moment(child, _never, pace.end_s * part)
 
 
-def await_moment(child: subprocess.Popen[bytes], run: Path, wait_s: float, at_most: int) -> bool:
-    """Wait so long, or until that step where the machine is faster than it was; whether it still runs."""
-    ends = time.monotonic() + wait_s
-    while child.poll() is None and time.monotonic() < ends and last_step(run) < at_most:
-        time.sleep(0.01)
-    return child.poll() is None
+def _never() -> bool:
+    return False
+
+
+def _kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+# -- what is left ----------------------------------------------------------------------------------
 
 
 def evidence(run: Path) -> dict[str, Any]:
     """All a run leaves that must not depend on what happened to it."""
     found: dict[str, Any] = {}
     last = run / "checkpoints" / f"checkpoint-{STEPS}"
-    for name, path in (("model", run / "model"), ("last", last)):
+    for name, path in (("model", run / "model"), ("last", last), ("best", run / "best")):
         found[name] = (path / "model.safetensors").read_bytes()
     for name in ("metrics.jsonl", "validation.jsonl"):
         lines = [json.loads(line) for line in (run / name).read_text().splitlines()]
@@ -130,65 +268,65 @@ def whole(found: dict[str, Any]) -> bool:
     return told == (trained, looked)
 
 
-def killed(model: Path, run: Path, pace: Pace, most: int, draws: Stream) -> Attempt:
-    """Kill the run at random moments, `most` times or until it is done, and let it end.
+def noted(folder: Path) -> list[Kill]:
+    """The kills of an earlier command in this folder."""
+    path = folder / "kills.jsonl"
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    return [Kill(**json.loads(line)) for line in lines]
 
-    Half of the kills strike before another checkpoint is written, half within a step after one.
-    """
-    at: list[int] = []
-    orphans = 0
-    while len(at) < most:
-        before = last_step(run)
-        child = launch(model, run)
-        if draws.chance(0.5):
-            await_step(child, run, before + 1)
-            wait_s = pace.step_s * draws.uniform()
-        else:
-            wait_s = pace.first_s * draws.uniform(0.3, 1.0)
-        if not await_moment(child, run, wait_s, min(before + 2, STEPS)):
-            break  # it was done first
-        servers = descendants(child.pid)
-        child.kill()
-        child.wait()
-        at.append(last_step(run))
-        orphans += still_running(servers)
-    finish(model, run)
-    return Attempt(len(at), tuple(at), orphans)
+
+def note(folder: Path, kill: Kill) -> None:
+    with (folder / "kills.jsonl").open("a", encoding="utf-8") as told:
+        told.write(json.dumps(asdict(kill)) + "\n")
+    beside = ", its server too" if kill.server else ""
+    torn = ", a checkpoint half written" if kill.torn else ""
+    print(f"killed {kill.moment}, at step {kill.step}{beside}{torn}", file=sys.stderr, flush=True)
 
 
 def kill_figures(kills: int, folder: Path) -> list[Figure]:
-    """Kill trainers `kills` times in all, over as many runs as that takes."""
-    draws = Stream("kills", "grpo", 0)
+    """Kill trainers `kills` times in all, over as many runs as that takes, and let each end."""
     model = warm_start(folder)
-    alone = folder / "alone"
-    pace = paced(model, alone)
-    wanted = evidence(alone)
-    done, other, broken, orphans, number = 0, 0, 0, 0, 0
+    pace = paced(model, folder / "alone")
+    wanted = evidence(folder / "alone")
     if not whole(wanted):
         raise RuntimeError("the undisturbed run's own lines are not whole")
-    while done < kills:
-        run = folder / f"killed-{number}"
-        attempt = killed(model, run, pace, kills - done, draws)
-        found = evidence(run)
-        other += found["model"] != wanted["model"] or found["last"] != wanted["last"]
-        broken += found != wanted
-        orphans += attempt.orphans
-        done += attempt.kills
-        number += 1
-        print(f"killed at steps {attempt.steps_at_kill}", file=sys.stderr)
-        for name in wanted:
-            if found[name] != wanted[name]:
-                print(f"differs: {name}", file=sys.stderr)
+    told = noted(folder)
+    number = told[-1].run if told else 0
+    while len(told) < kills:
+        number += over(folder / f"killed-{number}")
+        kill = struck(model, folder, number, len(told), pace)
+        if kill is not None:
+            note(folder, kill)
+            told.append(kill)
+    runs = [folder / f"killed-{one}" for one in range(number + 1)]
+    for run in runs:
+        if not over(run):
+            ended_well(launch(model, run), run)
+    return _figures(kills, told, [evidence(run) for run in runs], wanted, pace)
+
+
+def _figures(
+    kills: int,
+    told: Sequence[Kill],
+    left: Sequence[dict[str, Any]],
+    wanted: dict[str, Any],
+    pace: Pace,
+) -> list[Figure]:
+    bytes_of = ("model", "last", "best")
+    other = sum(any(found[name] != wanted[name] for name in bytes_of) for found in left)
+    broken = sum(found != wanted for found in left)
+    n, runs = len(told), len(left)
+    torn = sum(kill.torn for kill in told)
+    with_server = sum(kill.server for kill in told)
+    orphans = sum(kill.orphans for kill in told)
     return [
-        Figure("trainer killed", done, "times", number, "least", kills),
-        Figure("trainer killed: runs with other weights", other, "runs", number, "most", 0),
-        Figure("trainer killed: runs with other lines", broken, "runs", number, "most", 0),
-        Figure("trainer killed: servers left behind", orphans, "processes", done, "most", 0),
+        Figure("trainer killed", n, "times", runs, "least", kills),
+        Figure(
+            "of these, a checkpoint half written", torn, "times", n, "least", -(-kills // _TORN)
+        ),
+        Figure("of these, its server killed as well", with_server, "times", n),
+        Figure("trainer killed: runs with other weights", other, "runs", runs, "most", 0),
+        Figure("trainer killed: runs with other lines", broken, "runs", runs, "most", 0),
+        Figure("trainer killed: servers left behind", orphans, "processes", n, "most", 0),
         Figure("trainer undisturbed: first checkpoint after", pace.first_s, "s", 1),
     ]
-
-
-def last_step(run: Path) -> int:
-    """The latest step with a checkpoint; 0 before the first."""
-    found = [int(p.name.rpartition("-")[2]) for p in (run / "checkpoints").glob("checkpoint-*")]
-    return max(found, default=0)

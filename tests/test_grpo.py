@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 from configs.loader import ConfigError  # noqa: E402
 from eval.heldout import trained_on  # noqa: E402
+from training import grpo  # noqa: E402
+from training.examiner import Examiner  # noqa: E402
 from training.grpo import BadStart, cases, main, train  # noqa: E402
 from training.grpo_settings import GrpoSettings, parse, resolved  # noqa: E402
 from training.sft import SftConfig  # noqa: E402
@@ -214,6 +217,31 @@ def test_no_model_no_task_and_no_server_are_clear_errors(
     gone = flags(start, tmp_path / "c", in_process=False, env_url="http://127.0.0.1:9")
     assert main(gone) == 2
     assert "no server at" in capsys.readouterr().err
+
+
+class _FullDisk:
+    """A trainer that is stopped while it writes its weights."""
+
+    def save_model(self, folder: str) -> None:
+        Path(folder).mkdir()
+        raise OSError("no space left")
+
+
+def test_weights_half_written_are_never_taken_for_the_best(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no space"):
+        grpo._keep_last(_FullDisk(), tmp_path / "best")
+    assert not (tmp_path / "best").exists()
+
+
+def test_a_resumed_run_is_not_tired_of_looks_it_has_yet_to_take(tmp_path: Path) -> None:
+    looks = [{"step": step, "score": 1.0 - step / 10} for step in range(5)]
+    (tmp_path / "validation.jsonl").write_text("".join(json.dumps(x) + "\n" for x in looks))
+    here: Any = SimpleNamespace(global_step=1)
+    for patience, tired in ((1, True), (2, False)):
+        examiner = Examiner(None, (), None, 1, tmp_path, patience=patience)  # type: ignore[arg-type]
+        assert examiner.tired
+        examiner.on_train_begin(None, here, None)  # type: ignore[arg-type]
+        assert examiner.tired is tired
 
 
 def test_cases_go_round_the_tasks_and_never_repeat() -> None:

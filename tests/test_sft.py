@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerState
 
 from configs.loader import load
 from env_server.contract import BadSplit, UnknownAgent, UnknownTask
@@ -198,6 +198,32 @@ def test_a_checkpoint_cut_short_by_a_kill_is_passed_over(tmp_path: Path) -> None
         if whole:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
     assert watch.last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_a_checkpoint_whose_state_was_cut_short_is_passed_over(tmp_path: Path) -> None:
+    for step, state in ((2, "{}"), (4, '{"global_st'), (6, "")):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert watch.last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_a_kill_while_the_journal_is_trimmed_loses_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    told = TrainerState(global_step=1, is_world_process_zero=True)
+    resume = watch.Journal(path, "sft").on_train_begin
+    with monkeypatch.context() as killed, pytest.raises(InterruptedError):
+        killed.setattr(json, "dumps", _interrupted)
+        resume(None, told, None)  # type: ignore[arg-type]
+    assert [line["step"] for line in watch.lines(path)] == [1, 2]
+    resume(None, told, None)  # type: ignore[arg-type]
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def _interrupted(*_: object) -> str:
+    raise InterruptedError
 
 
 @pytest.mark.slow

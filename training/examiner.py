@@ -52,6 +52,8 @@ class Examiner(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        # looks of steps that are played again are taken again: nothing is chosen by the future
+        self._curve = {at: look for at, look in self._curve.items() if at <= state.global_step}
         if state.global_step not in self._curve:
             self._examine(state.global_step)
 

@@ -56,7 +56,7 @@ def train(settings: GrpoSettings, config: GRPOConfig, progress: Progress | None 
         _fit(trainer, rollout, config, run)
     with guards.disk_full_explained(run):
         if not (run / BEST).is_dir():
-            trainer.save_model(str(run / BEST))  # no validation to choose by: the last step's
+            _keep_last(trainer, run / BEST)  # no validation to choose by
         if trainer.is_world_process_zero():
             hand_over(trainer, settings, config, run)
         trainer.accelerator.wait_for_everyone()
@@ -233,6 +233,14 @@ def _sharded(trainer: Any) -> bool:
             and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3
         )
     )
+
+
+def _keep_last(trainer: Any, best: Path) -> None:
+    """Keep the weights of the last step as the best ones, in place only once they are whole."""
+    half = best.with_name(f"{best.name}.part")
+    trainer.save_model(str(half))
+    if trainer.is_world_process_zero():
+        half.rename(best)
 
 
 def _last_checkpoint(run: Path) -> Path | None:

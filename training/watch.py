@@ -59,8 +59,9 @@ class Journal(TrainerCallback):
         if not state.is_world_process_zero:
             return
         kept = [line for line in lines(self._path) if line.get("step", 0) <= state.global_step]
-        with self._path.open("w", encoding="utf-8") as journal:
-            journal.writelines(json.dumps(line) + "\n" for line in kept)
+        part = self._path.with_name(f"{self._path.name}.part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        part.rename(self._path)  # killed here, it still has every line
 
     def on_log(
         self,
@@ -115,9 +116,18 @@ def last_checkpoint(directory: Path) -> Path | None:
     found = sorted(
         (int(path.name.rpartition("-")[2]), path)
         for path in directory.glob("checkpoint-*")
-        if path.name.rpartition("-")[2].isdigit() and (path / "trainer_state.json").is_file()
+        if path.name.rpartition("-")[2].isdigit()
     )
-    return found[-1][1] if found else None
+    return next((path for _, path in reversed(found) if _whole(path)), None)
+
+
+def _whole(checkpoint: Path) -> bool:
+    """Whether the file that the trainer writes last is there, to its last brace."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def _finite(value: object) -> bool:

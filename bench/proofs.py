@@ -1,0 +1,188 @@
+"""The promises that tests and the contract prover keep: each named with its proof, and every proof is run.
+
+Knows promises, names of tests and pytest's report; what a test does is its own business. A promise is
+kept when all of its tests have run and passed: one that is skipped, or gone, proves nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from bench.promise import Figure, report
+
+ROOT = Path(__file__).resolve().parents[1]
+FAMILIES = ("polypharmacy", "drug_target")
+
+# promise: the tests that prove it, as file, or file::test
+PROVED: dict[str, tuple[str, ...]] = {
+    "same bytes in process, over WS, HTTP and batch, every task": (
+        "test_parity.py::test_every_door_gives_the_same_bytes",
+        "test_server_sessions.py::test_a_batch_answers_each_step_as_if_it_came_alone",
+    ),
+    "killed client's seat free in a second; hung or slow one dropped in time": (
+        "test_server_faults.py::test_a_killed_clients_seat_is_free_within_a_second",
+        "test_server_faults.py::test_a_stopped_client_is_dropped_within_its_deadline",
+        "test_server_faults.py::test_a_half_open_socket_is_dropped_within_its_deadline",
+        "test_server_faults.py::test_a_peer_that_does_not_read_is_dropped_and_holds_nobody_up",
+    ),
+    "server killed: EpisodeLost, and no step that was answered is lost": (
+        "test_client.py::test_a_killed_server_loses_the_episode_and_replay_takes_it_up_again",
+    ),
+    "schemathesis on the typed API: no 500": (
+        "test_server_fuzz.py::test_the_typed_api_keeps_to_its_document",
+    ),
+    "reward, score and observation always finite": (
+        "test_contract.py::test_rewards_are_finite_and_the_sum_of_their_parts",
+        "test_contract.py::test_scores_stay_in_the_open_unit_interval",
+        "test_contract.py::test_the_observation_schema_describes_every_observation",
+        "test_contract.py::test_features_are_finite_float32_of_the_promised_size",
+    ),
+    "limits of rate and body": (
+        "test_server_guard.py::test_an_address_over_the_rate_is_told_when_to_come_back",
+        "test_server_guard.py::test_a_socket_over_the_rate_is_slowed_and_loses_nothing",
+        "test_server_guard.py::test_a_large_body_is_refused_before_it_is_read",
+        "test_server_guard.py::test_a_frame_is_measured_in_bytes_not_in_letters",
+    ),
+    "bearer token for what changes more than a session": (
+        "test_server_guard.py::test_what_changes_more_than_a_session_is_the_keepers",
+        "test_server_guard.py::test_a_lent_player_is_asked_for_the_tokens_holder_only",
+    ),
+    "CORS closed, CSP on pages": (
+        "test_server_guard.py::test_other_sites_are_kept_out_unless_named",
+        "test_server_guard.py::test_every_reply_says_what_a_browser_may_do_with_it",
+        "test_server_guard.py::test_the_docs_page_runs_its_own_script_alone",
+    ),
+    "no token after done": (
+        "test_dialogue.py::test_nothing_is_said_after_the_end_and_the_finished_leave_at_once",
+        "test_prove.py::test_tokens_after_the_last_answer_are_caught",
+    ),
+    "prover catches shifted masks, re-tokenised text, mixed patients, late replies": (
+        "test_prove.py::test_a_mask_shifted_by_one_token_is_caught",
+        "test_prove.py::test_model_text_that_was_tokenised_again_is_caught",
+        "test_prove.py::test_two_patients_in_one_group_are_caught",
+        "test_prove.py::test_a_reply_that_belongs_to_another_episode_is_caught",
+    ),
+    "same traces in process and over the socket": (
+        "test_rollout.py::test_both_doors_play_the_same_episodes",
+    ),
+    "full disk and broken numbers stop the run in words": ("test_guards.py",),
+}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the tests of one promise."""
+
+    passed: int = 0
+    failed: int = 0
+    absent: int = 0  # named here, and none ran: skipped or gone
+
+
+def run_tests(names: Iterable[str], report_to: Path) -> str:
+    """Run the tests named, two processes side by side; returns the last line pytest said."""
+    processes = str(min(2, os.cpu_count() or 1))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-n", processes, "--dist", "loadgroup", f"--junitxml={report_to}"]
+    done = subprocess.run(
+        [*command, *(f"tests/{name}" for name in names)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = (done.stdout + done.stderr).strip().splitlines()
+    return said[-1] if said else f"pytest ended with {done.returncode} and said nothing"
+
+
+def outcomes(written: Path, proved: dict[str, tuple[str, ...]]) -> dict[str, Outcome]:
+    """Per promise, from pytest's own report."""
+    cases = list(ElementTree.parse(written).iter("testcase")) if written.is_file() else []
+    found = {promise: Outcome() for promise in proved}
+    for promise, names in proved.items():
+        for name in names:
+            mine = [case for case in cases if _proves(case, name)]
+            bad = sum(_has(case, "failure", "error") for case in mine)
+            skipped = sum(_has(case, "skipped") for case in mine)
+            found[promise].failed += bad
+            found[promise].absent += skipped if mine else 1
+            found[promise].passed += len(mine) - bad - skipped
+    return found
+
+
+def _proves(case: ElementTree.Element, name: str) -> bool:
+    file, _, test = name.partition("::")
+    of_file = case.get("classname", "").rpartition(".")[2] == file.removesuffix(".py")
+    return of_file and (not test or case.get("name", "").partition("[")[0] == test)
+
+
+def _has(case: ElementTree.Element, *kinds: str) -> bool:
+    return any(case.find(kind) is not None for kind in kinds)
+
+
+def proved_by_tests() -> list[Figure]:
+    """A figure a promise: how many of its tests did not pass."""
+    names = list(dict.fromkeys(name for tests in PROVED.values() for name in tests))
+    with tempfile.TemporaryDirectory(prefix="rounds-proofs-") as folder:
+        written = Path(folder) / "report.xml"
+        print(run_tests(names, written), file=sys.stderr)
+        found = outcomes(written, PROVED)
+    figures = []
+    for promise, names_of in PROVED.items():
+        one, files = found[promise], sorted({name.partition("::")[0] for name in names_of})
+        unproved = one.failed + one.absent
+        n = unproved + one.passed
+        label = f"{promise} ({', '.join(files)})"
+        figures.append(Figure(label, unproved, "tests that do not pass", n, "most", 0))
+    return figures
+
+
+def proved_by_the_prover(family: str) -> list[Figure]:
+    """Violations over every task of a family, on rollouts of the embedded model through a real server."""
+    command = [sys.executable, "-m", "training.prove", "--model", "tiny", "--family", family]
+    command += ["--groups", "1", "--attempts", "2", "--answer-tokens", "24", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"training.prove ended with {done.returncode}: {done.stderr[-300:]}")
+    proofs: list[dict[str, Any]] = json.loads(done.stdout)
+    violations = sum(len(proof["violations"]) for proof in proofs)
+    tokens = sum(proof["tokens"] for proof in proofs)
+    tasks = sum(proof["tokens"] > 0 for proof in proofs)
+    name = f"contract prover, {family}"
+    return [
+        Figure(f"{name}: violations", violations, "violations", tokens, "most", 0),
+        Figure(f"{name}: tasks", tasks, "tasks", tokens, "least", _tasks(family)),
+    ]
+
+
+def _tasks(family: str) -> int:
+    from env_server import registry
+
+    return len(registry.get(family).tasks)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.proofs", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON with the machine")
+    asked = parser.parse_args(argv)
+    figures = proved_by_tests()
+    try:
+        for family in FAMILIES:
+            figures += proved_by_the_prover(family)
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return report("bench.proofs", figures, as_json=asked.json, seeds="each test's own; prover 0")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
