@@ -2,16 +2,20 @@
 
 TRL scores every position there and masks afterwards, which for short answers in long conversations is
 half of the time. The loss on answers is the same number; a model that has never read anything may
-also learn from the rest, at a smaller weight. Knows nothing of what is taught.
+also learn from the rest, at a smaller weight, though never from an answer shown as a mistake. Knows
+nothing of what is taught.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
+
+from training.tokenizer import ROLES
 
 
 class AnswersOnlyTrainer(SFTTrainer):
@@ -23,6 +27,7 @@ class AnswersOnlyTrainer(SFTTrainer):
     def __init__(self, *arguments: Any, reading: float = 0.0, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._reading = reading
+        self._roles = self.processing_class.convert_tokens_to_ids(list(ROLES)) if reading else []
 
     def compute_loss(
         self,
@@ -38,7 +43,8 @@ class AnswersOnlyTrainer(SFTTrainer):
         answered_BT = inputs["labels"][:, 1:] != -100
         scored_BT = answered_BT
         if self._reading:
-            scored_BT = inputs["attention_mask"][:, 1:].bool()
+            mistake_BT = answers(inputs["input_ids"], self._roles)[:, 1:] & ~answered_BT
+            scored_BT = inputs["attention_mask"][:, 1:].bool() & ~mistake_BT
         logits_NV = plain.get_output_embeddings()(hidden_BTH[scored_BT]).float()
         label_N, answer_N = inputs["input_ids"][:, 1:][scored_BT], answered_BT[scored_BT]
         surprise_N = cross_entropy(logits_NV, label_N, reduction="none")
@@ -58,3 +64,12 @@ class AnswersOnlyTrainer(SFTTrainer):
         if self.model.training:
             self._total_train_tokens += int(attention_BT.sum())
         figures["num_tokens"] = [self._total_train_tokens]
+
+
+def answers(ids_BT: torch.Tensor, roles: Sequence[int]) -> torch.Tensor:
+    """(B, T) bool: what the last of `roles` has said, without the token that gives it the floor."""
+    opens_BT = torch.isin(ids_BT, torch.tensor(roles, device=ids_BT.device))
+    at_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+    since_BT = torch.where(opens_BT, at_T, 0).cummax(dim=1).values
+    speaker_BT = ids_BT.gather(1, since_BT)
+    return (speaker_BT == roles[-1]) & ~opens_BT

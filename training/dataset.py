@@ -1,7 +1,9 @@
 """Conversations to imitate: agents of a family at work, with a share of their moves left to chance.
 
 A pure expert teaches a policy that explores nothing, so that reinforcement has nothing to choose
-from; hence the noise. Renders with the very code the rollouts use. Knows no model and no tokenizer.
+from; hence the noise. And one that never errs teaches nothing about the turn after an error; hence
+the slips, which are shown and not learned. Renders with the very code the rollouts use. Knows no
+model and no tokenizer.
 """
 
 from __future__ import annotations
@@ -9,13 +11,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from env_server import registry
 from env_server.contract import (
-    AgentCard,
+    Action,
+    Agent,
     BadSplit,
     Episode,
     Family,
@@ -24,9 +28,12 @@ from env_server.contract import (
     RoundsError,
 )
 from env_server.seeds import Stream
-from prompts.history import Dialogue, Message
+from prompts.history import Dialogue
 from prompts.parse import spell
 from prompts.render import Style
+
+# role and content; `weight` 0 on an answer that is not to be learned, as fine-tuning formats have it
+Line = dict[str, Any]
 
 
 class NotEnoughEpisodes(RoundsError, RuntimeError):
@@ -42,6 +49,8 @@ class Mixture:
     episodes: int  # how many to keep
     agents: tuple[str, ...] = ("heuristic",)  # drawn afresh for every episode
     noise: tuple[float, ...] = (0.0, 0.3, 0.3, 1.0)  # shares of random legal moves; one an episode
+    # shares of turns at which an answer that is refused comes first; one an episode
+    slips: tuple[float, ...] = (0.0,)
     seed_from: int = 0  # the first patient's seed; the following ones are consecutive
     min_score: float | None = None  # keep an episode only if it scores this; None keeps all
     style: Style = "brief"  # how the conversation is worded
@@ -52,7 +61,7 @@ class Mixture:
 class Example:
     """One conversation, and what is needed to play it again."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[Line, ...]
     actions: tuple[JsonObject, ...]
     family: str
     task: str
@@ -121,10 +130,20 @@ def imitate(family: Family, task: str, seed: int, mixture: Mixture) -> Example:
     card = family.agents[stream.choice(mixture.agents)]
     noise = stream.choice(mixture.noise)
     episode = family.begin(task, seed, "train")
-    messages, actions = _converse(episode, family, card, noise, stream, mixture.style)
+    slips = Slips(family, task, seed, mixture.slips)
+    recording = _Recording(episode, Dialogue.begin(family, task, _seen(episode), mixture.style))
+    agent = card.make(episode)
+    while not episode.done:
+        if (wrong := slips.draw(episode, recording.actions)) is not None:
+            recording.act(wrong, learned=False)
+            continue
+        action = _next(agent, episode)
+        if action is None or stream.chance(noise):
+            action = stream.choice(episode.legal_actions())
+        recording.act(action)
     return Example(
-        messages=messages,
-        actions=actions,
+        messages=recording.lines(),
+        actions=tuple(action.to_json() for action in recording.actions),
         family=family.name,
         task=task,
         split="train",
@@ -136,26 +155,73 @@ def imitate(family: Family, task: str, seed: int, mixture: Mixture) -> Example:
     )
 
 
-def _converse(
-    episode: Episode, family: Family, card: AgentCard, noise: float, stream: Stream, style: Style
-) -> tuple[tuple[Message, ...], tuple[JsonObject, ...]]:
-    agent = card.make(episode)
-    observation = episode.observe()
-    seen = observation.to_json()
-    dialogue = Dialogue.begin(family, episode.task.name, seen, style)
-    actions: list[JsonObject] = []
-    while not episode.done:
-        action = agent.act(observation, episode.legal_actions)
-        if stream.chance(noise):
-            action = stream.choice(episode.legal_actions())
+@dataclass(slots=True)
+class _Recording:
+    """An episode as the conversation that it makes."""
+
+    episode: Episode
+    dialogue: Dialogue
+    actions: list[Action] = field(default_factory=list)
+    unlearned: set[int] = field(default_factory=set)  # places of messages that are mistakes
+
+    def act(self, action: Action, learned: bool = True) -> None:
+        if not learned:
+            self.unlearned.add(len(self.dialogue.messages))
+        before = _seen(self.episode)
+        self.dialogue.answer(spell(action))
+        self.actions.append(action)
+        self.dialogue.result(before, self.episode.step(action).observation.to_json())
+
+    def lines(self) -> tuple[Line, ...]:
+        marked = enumerate(self.dialogue.messages)
+        return tuple({**m, "weight": 0} if at in self.unlearned else dict(m) for at, m in marked)
+
+
+def _next(agent: Agent, episode: Episode) -> Action | None:
+    """The agent's next move that can be made; None where chance has left it none.
+
+    An agent that plays a plan holds on to it when chance has moved in between.
+    """
+    legal = {spell(action) for action in episode.legal_actions()}
+    for _ in legal:
+        action = agent.act(episode.observe(), episode.legal_actions)
         if isinstance(action, Refusal):
-            raise RuntimeError(f"agent {card.name} declined to act: {action.why}")
-        dialogue.answer(spell(action))
-        actions.append(action.to_json())
-        observation = episode.step(action).observation
-        before, seen = seen, observation.to_json()
-        dialogue.result(before, seen)
-    return tuple(dict(m) for m in dialogue.messages), tuple(actions)
+            raise RuntimeError(f"an agent to imitate declined to act: {action.why}")
+        if spell(action) in legal:
+            return action
+    return None
+
+
+def _seen(episode: Episode) -> JsonObject:
+    return episode.observe().to_json()
+
+
+class Slips:
+    """Answers that the environment refuses: what was right before, or for another patient.
+
+    Draws from a stream of its own, so that the other moves stay what they are without it.
+    """
+
+    def __init__(self, family: Family, task: str, seed: int, shares: Sequence[float]) -> None:
+        self._family, self._task, self._seed = family, task, seed
+        self._stream = Stream("slips", family.name, task, seed)
+        self._share = self._stream.choice(tuple(shares))
+        self._strange: Sequence[Action] | None = None
+
+    def draw(self, episode: Episode, done: Sequence[Action]) -> Action | None:
+        """A move that is not legal now, or None where none is due or none is known."""
+        if not self._share or not self._stream.chance(self._share):
+            return None
+        legal = {spell(action) for action in episode.legal_actions()}
+        source = done if done and self._stream.chance(0.5) else self._another()
+        wrong = [action for action in source if spell(action) not in legal]
+        return self._stream.choice(wrong) if wrong else None
+
+    def _another(self) -> Sequence[Action]:
+        if self._strange is None:
+            other = self._family.begin(self._task, self._seed + 1, "train")
+            self._strange = other.legal_actions()
+        return self._strange
 
 
 def _patients(mixture: Mixture) -> Iterator[tuple[str, int]]:

@@ -49,6 +49,8 @@ class SftConfig:
     """Agents to imitate, one drawn for every episode."""
     noise: tuple[float, ...] = (0.0, 0.3, 0.3, 1.0)
     """Shares of random legal moves, one drawn for every episode; without noise GRPO barely improves."""
+    slips: tuple[float, ...] = (0.0,)
+    """Shares of turns at which a refused answer is shown, not learned; for a model built here."""
     episodes: int = 6400
     """Conversations to collect."""
     seed_from: int = 0
@@ -121,6 +123,9 @@ class SftConfig:
         for share in self.noise:
             if not 0 <= share <= 1:
                 raise ValueError(f"noise holds {share}; shares lie in 0..1")
+        for share in self.slips:
+            if not 0 <= share < 1:
+                raise ValueError(f"slips holds {share}; shares lie in 0..1, 1 left out")
 
     @property
     def wording(self) -> Style:
@@ -136,6 +141,7 @@ class SftConfig:
             episodes=self.episodes,
             agents=self.agents,
             noise=self.noise,
+            slips=self.slips,
             seed_from=self.seed_from,
             min_score=self.min_score,
             style=self.wording,
@@ -231,6 +237,11 @@ def _kind(config: SftConfig) -> Callable[..., Any] | None:
     plain = config.init in tiny.SIZES and not config.lora_r
     if plain and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return partial(AnswersOnlyTrainer, reading=config.reading)
+    if any(config.slips) and config.init not in tiny.SIZES:
+        raise BadRun(
+            f"slips = {config.slips} needs a model built here: the template of {config.init!r} has no"
+            " place for an answer that is shown and not learned"
+        )
     if config.reading:
         raise BadRun(
             f"reading = {config.reading} needs a model built here and one process, not {config.init!r}"

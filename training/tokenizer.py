@@ -27,7 +27,11 @@ CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'assistant' -%}"
     "{{- '<|assistant|>' -}}"
+    "{%- if message['weight'] is defined and message['weight'] == 0 -%}"  # shown, not learned
+    "{{- message['content'] + '<|end|>' -}}"
+    "{%- else -%}"
     "{%- generation -%}{{- message['content'] + '<|end|>' -}}{%- endgeneration -%}"
+    "{%- endif -%}"
     "{%- else -%}"
     "{{- '<|' + message['role'] + '|>' + message['content'] -}}"
     "{%- endif -%}"
