@@ -17,49 +17,61 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from bench.promise import machine
+from bench.promise import Figure, machine
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET_S = 600.0
+Verdict = Literal["kept", "within", "BROKEN"]
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One script. `quick` and `whole` are its flags; one that reports no figures is judged by its exit."""
+    """One script, its flags for the quick page, and those for the whole one."""
 
     name: str
-    quick: tuple[str, ...]
+    quick: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
-    reports: bool = True
 
 
 # those that time processor seconds first; those that load the machine last
 SCRIPTS = (
     Script("environment", ("--patients", "200")),
     Script("drug_target", ("--quick",)),
-    Script("statistics", ("--patients", "200", "--samples", "400")),
+    Script("statistics", ("--samples", "400")),
     Script("reinforce", ("--rounds", "3", "--episodes", "2000")),
+    Script("bandit", ("--quick", "--sets", "protective", "--methods", "best."), ("--kept",)),
     Script("server", ("--quick",)),
     Script("fuzz", ("--frames", "10000")),
     Script("rollout", ("--quick",)),
-    Script("faults", ("--quick",)),
     Script("gpu_grpo", ("--quick",)),
-    Script("bandit", ("--quick", "--sets", "neutral", "--methods", "screen"), ("--kept",), False),
+    Script("demo", (), ("--run",)),
+    Script("proofs"),
+    Script("faults", ("--quick",)),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One promise as a script found it, or what is wrong with the script."""
+    """One promise as a script found it, or what is wrong with the script (then without a value).
+
+    verdict: "kept"; "within" where the value falls short and its interval does not; or "BROKEN".
+    """
 
     script: str
     name: str
     value: float | None
+    low: float | None
+    high: float | None
+    n: int | None
     unit: str
     promise: str
-    kept: bool
+    verdict: Verdict
+
+    @property
+    def kept(self) -> bool:
+        return self.verdict != "BROKEN"
 
 
 @dataclass(slots=True)
@@ -82,16 +94,12 @@ def exists(script: Script) -> bool:
 def run(script: Script, quick: bool, limit_s: float) -> Told:
     """Run one script for at most `limit_s` seconds; never raises for what the script does."""
     flags = script.quick if quick else script.whole
-    command = [sys.executable, "-m", f"bench.{script.name}", *flags]
-    command += ["--json"] if script.reports else []
     began = time.perf_counter()
+    command = [sys.executable, "-m", f"bench.{script.name}", *flags, "--json"]
     out, said, code = _finished(command, limit_s)
     told = Told(script.name, time.perf_counter() - began)
     if code is None:
         told.rows.append(_failure(script, f"no end within {limit_s:.0f} s"))
-    elif not script.reports:
-        why = "ran" if code == 0 else f"exit {code}: {_last(said)}"
-        told.rows.append(Row(script.name, why, None, "", "exit 0", code == 0))
     else:
         told.rows += _rows(script, out, code, said)
     return told
@@ -137,18 +145,22 @@ def _rows(script: Script, out: str, code: int, said: str) -> list[Row]:
         figures: list[dict[str, Any]] = json.loads(out[out.index("{") :])["figures"]
     except (ValueError, KeyError, TypeError):
         return [_failure(script, f"exit {code} without figures: {_last(said)}")]
-    rows = [
-        Row(script.name, f["name"], f["value"], f["unit"], f["promise"], f["kept"])
-        for f in figures
-        if f["promise"]
-    ]
+    rows = [_row(script, f) for f in figures if f["promise"]]
     if code not in (0, 1) or (code == 1 and all(row.kept for row in rows)):
         rows.append(_failure(script, f"exit {code}: {_last(said)}"))
     return rows
 
 
+def _row(script: Script, f: dict[str, Any]) -> Row:
+    """`f` is a Figure as bench.promise writes it."""
+    fields = {name: f[name] for name in ("value", "low", "high", "n", "unit", "promise")}
+    plainly = Figure(f["name"], f["value"], f["unit"], f["n"], f["at"], f["bound"]).kept
+    verdict: Verdict = "BROKEN" if not f["kept"] else "kept" if plainly else "within"
+    return Row(script=script.name, name=f["name"], verdict=verdict, **fields)
+
+
 def _failure(script: Script, why: str) -> Row:
-    return Row(script.name, why, None, "", "runs to its end", False)
+    return Row(script.name, why, None, None, None, None, "", "runs to its end", "BROKEN")
 
 
 def _last(said: str) -> str:
@@ -156,23 +168,39 @@ def _last(said: str) -> str:
     return lines[-1][:160] if lines else "nothing was said"
 
 
-def table(told: Sequence[Told]) -> None:
+def table(told: Sequence[Told], quick: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
     shown = Table(title="Promises")
-    for column in ("script", "figure", "value", "unit", "promise", ""):
-        shown.add_column(column, justify="right" if column == "value" else "left")
+    for column in ("script", "figure", "value", "interval", "n", "unit", "promise", "verdict"):
+        shown.add_column(column, justify="right" if column in ("value", "n") else "left")
     for one in told:
         for row in one.rows:
-            value = "" if row.value is None else f"{row.value:.4g}"
-            mark = "kept" if row.kept else "BROKEN"
-            shown.add_row(row.script, row.name, value, row.unit, row.promise, mark)
+            shown.add_row(*_cells(row))
         shown.add_section()
-    Console(width=130).print(shown)
-    kept, broken = sum(len(t.rows) - t.broken for t in told), sum(t.broken for t in told)
+    Console(width=160).print(shown)
+    rows = [row for one in told for row in one.rows]
+    count = {verdict: sum(row.verdict == verdict for row in rows) for verdict in get_args(Verdict)}
     times = ", ".join(f"{t.script} {t.seconds:.0f} s" for t in told)
-    print(f"{kept} kept, {broken} BROKEN in {sum(t.seconds for t in told):.0f} s: {times}")
+    seconds = sum(t.seconds for t in told)
+    print(
+        f"{count['kept']} kept, {count['within']} within the interval, {count['BROKEN']} BROKEN"
+        f" in {seconds:.0f} s: {times}"
+    )
+    if quick:
+        print(
+            "A figure over samples or rounds is BROKEN where its whole interval is beyond the promise;"
+            " 'within' where only the value is, which so small an n cannot tell from chance."
+        )
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    value = "" if row.value is None else f"{row.value:.4g}"
+    bare = row.low is None or row.high is None
+    interval = "" if bare else f"{row.low:.4g} to {row.high:.4g}"
+    n = "" if row.n is None else str(row.n)
+    return (row.script, row.name, value, interval, n, row.unit, row.promise, row.verdict)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -197,14 +225,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bench.{script.name} ...", file=sys.stderr, flush=True)
         left_s = max(ends - time.perf_counter(), 1.0) if asked.quick else limit_s
         told.append(run(script, asked.quick, min(limit_s, left_s)))
-        print(f"  {told[-1].seconds:.0f} s, {told[-1].broken} broken", file=sys.stderr, flush=True)
+        print(f"  {told[-1].seconds:.0f} s, {told[-1].broken} BROKEN", file=sys.stderr, flush=True)
     if asked.json:
         scripts = [{**asdict(t), "broken": t.broken} for t in told]
         print(
             json.dumps({"machine": machine(), "quick": asked.quick, "scripts": scripts}, indent=1)
         )
     else:
-        table(told)
+        table(told, asked.quick)
     return 1 if any(t.broken for t in told) else 0
 
 

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 
-from bench.promise import machine
+from bench.promise import Figure, machine, report
 from configs.loader import load as load_config
 from training.bandit import BanditConfig
 from training.combinations import Combinations, Recipe, load
@@ -168,6 +169,23 @@ def shown(result: Result) -> str:
     )
 
 
+# what "best" must reach with its 10 000 evaluations, where one drug decides
+PROMISED = {("best", "protective"): {"recall": 0.95, "precision": 0.999}}
+
+
+def figures(results: Sequence[Result]) -> list[Figure]:
+    """Recall and precision of each; n is seeds."""
+    found = []
+    for r in results:
+        for what, value in (("recall", r.recall), ("precision", r.precision)):
+            if value is None:
+                continue
+            bound = PROMISED.get((r.method, r.set), {}).get(what)
+            name = f"{r.set}: {r.method}, {r.evaluations} evaluations: {what}"
+            found.append(Figure(name, value, "share", r.n, "least" if bound else None, bound))
+    return found
+
+
 HEAD = (
     "| method | evaluations | set | n | recall | precision | never asked | patterns | CPU s |\n"
     "|---|---|---|---|---|---|---|---|---|"
@@ -176,7 +194,11 @@ HEAD = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.bandit", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the cheap methods, one seed")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one seed, nothing kept; the cheap methods, or those of --methods",
+    )
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument(
         "--methods",
@@ -187,32 +209,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help="seeds of every row (default: each row's own)")
     parser.add_argument("--out", default="bench/results/bandit.json", help="where results are kept")
     parser.add_argument("--kept", action="store_true", help="print what is kept, run nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON with the machine, no table")
     options = parser.parse_args(argv)
+    table = (lambda words: None) if options.json else partial(print, flush=True)
     if options.kept:
-        print(kept(Path(options.out)))
+        table(kept(Path(options.out)))
+        results = known(Path(options.out))
+    else:
+        table(HEAD)
+        results = measured(options, table)
+        table("\n".join(f"| {quoted} |" for quoted in PUBLISHED))
+    if not options.json:
         return 0
-    chosen = [r for r in rows() if r.quick or not options.quick]
+    seeds = "0 up, as many as n says"
+    return report("bench.bandit", figures(results), as_json=True, seeds=seeds)
+
+
+def measured(options: argparse.Namespace, table: Callable[[str], None]) -> list[Result]:
+    """Run what was asked for; every result is told as soon as it is there, and kept if not quick."""
     if options.methods:
-        chosen = [r for r in chosen if any(words in f"{r.name}." for words in options.methods)]
-    print(HEAD, flush=True)
+        chosen = [r for r in rows() if any(words in f"{r.name}." for words in options.methods)]
+    else:
+        chosen = [r for r in rows() if r.quick or not options.quick]
+    results = []
     for row in chosen:
         for name in options.sets:
-            data = load(SETS[name])
-            result = measure(row, name, data, options.seeds or (1 if options.quick else row.seeds))
-            print(shown(result), flush=True)
+            seeds = options.seeds or (1 if options.quick else row.seeds)
+            results.append(measure(row, name, load(SETS[name]), seeds))
+            table(shown(results[-1]))
             if not options.quick:
-                keep(Path(options.out), result)
-    for quoted in PUBLISHED:
-        print(f"| {quoted} |")
-    return 0
+                keep(Path(options.out), results[-1])
+    return results
+
+
+def known(path: Path) -> list[Result]:
+    """The results in `path`, methods in the order of `rows`."""
+    results = [Result(**r) for r in json.loads(path.read_text("utf-8"))["results"]]
+    order = [row.name for row in rows()]
+    return sorted(results, key=lambda r: (order.index(r.method), list(SETS).index(r.set)))
 
 
 def kept(path: Path) -> str:
-    """The table of the results in `path`, methods in the order of `rows`."""
-    results = [Result(**r) for r in json.loads(path.read_text("utf-8"))["results"]]
-    order = [row.name for row in rows()]
-    results.sort(key=lambda r: (order.index(r.method), list(SETS).index(r.set)))
-    return "\n".join([HEAD, *map(shown, results)])
+    """The table of the results in `path`."""
+    return "\n".join([HEAD, *map(shown, known(path))])
 
 
 def keep(path: Path, result: Result) -> None:

@@ -28,6 +28,12 @@ sys.exit(report("broken", [Figure("speed", 0.5, "1/s", 1, "least", 1.0)], as_jso
     "fails": "raise SystemExit('no such patient')",
     "hangs": "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])",
     "quiet": "print('| a | table |')",
+    "few": """
+from bench.promise import Figure, report
+import sys
+few = Figure("found", 0.7, "share", 20, "least", 0.8, 0.5, 0.86, sampled=True)
+sys.exit(report("few", [few], as_json=True, seeds="0"))
+""",
 }
 
 
@@ -41,21 +47,26 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in WRITTEN.items():
         (tmp_path / "bench" / f"{name}.py").write_text(text)
     monkeypatch.setattr(page, "ROOT", tmp_path)
-    made = tuple(Script(name, (), (), name != "quiet") for name in (*WRITTEN, "unwritten"))
-    monkeypatch.setattr(page, "SCRIPTS", made)
+    monkeypatch.setattr(page, "SCRIPTS", tuple(Script(name) for name in (*WRITTEN, "unwritten")))
 
 
 def test_every_promise_is_shown_and_a_kept_page_ends_with_zero(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["--quick", "--only", "kept", "quiet"]) == 0
+    assert main(["--quick", "--only", "kept"]) == 0
     told = capsys.readouterr().out
-    assert "at least 1" in told and "kept" in told and "BROKEN in" in told
+    assert "at least 1" in told and "kept" in told and "0 BROKEN in" in told
     assert "told" not in told  # a figure without a promise has no row
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("broken", "speed"), ("fails", "no such patient"), ("hangs", "no end within")]
+    ("name", "why"),
+    [
+        ("broken", "speed"),
+        ("fails", "no such patient"),
+        ("hangs", "no end within"),
+        ("quiet", "without figures"),
+    ],
 )
 def test_a_broken_failing_or_hanging_script_breaks_the_page_and_hinders_no_other(
     name: str, why: str, capsys: pytest.CaptureFixture[str]
@@ -65,6 +76,14 @@ def test_a_broken_failing_or_hanging_script_breaks_the_page_and_hinders_no_other
     found = {one["script"]: one for one in json.loads(capsys.readouterr().out)["scripts"]}
     assert (found["kept"]["broken"], found[name]["broken"]) == (0, 1)
     assert why in json.dumps(found[name])
+
+
+def test_what_so_few_cannot_tell_from_chance_is_no_broken_promise(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--quick", "--only", "few"]) == 0
+    told = capsys.readouterr().out
+    assert "0.5 to 0.86" in told and "0 kept, 1 within the interval, 0 BROKEN" in told
 
 
 def test_what_a_hanging_script_had_started_ends_with_it() -> None:

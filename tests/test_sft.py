@@ -214,9 +214,10 @@ def test_a_kill_while_the_journal_is_trimmed_loses_no_line(
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     told = TrainerState(global_step=1, is_world_process_zero=True)
     resume = watch.Journal(path, "sft").on_train_begin
-    with monkeypatch.context() as killed, pytest.raises(InterruptedError):
+    with monkeypatch.context() as killed:
         killed.setattr(json, "dumps", _interrupted)
-        resume(None, told, None)  # type: ignore[arg-type]
+        with pytest.raises(InterruptedError):
+            resume(None, told, None)  # type: ignore[arg-type]
     assert [line["step"] for line in watch.lines(path)] == [1, 2]
     resume(None, told, None)  # type: ignore[arg-type]
     assert path.read_text() == '{"step": 1}\n'
