@@ -20,6 +20,8 @@ Fault = Literal["silent", "slow", "garbage", "truncated", "half_closed", "cut"]
 FAULTS: tuple[Fault, ...] = ("silent", "slow", "garbage", "truncated", "half_closed", "cut")
 CHUNK = 65536
 
+Lane = asyncio.Queue[tuple[float, bytes]]  # answers on their way, and when each is due
+
 
 class Road:
     """All connections to one server. `break_down` spoils the next answers; `mend` forwards again."""
@@ -49,7 +51,8 @@ class Road:
             back.transport.abort()
             return
         self._open |= {back, forth}
-        ways = (self._forward(near, forth), self._answer(far, back, forth))
+        lane: Lane = asyncio.Queue()
+        ways = (self._forward(near, forth), self._answer(far, back, lane), _deliver(lane, back))
         tasks = [asyncio.ensure_future(way) for way in ways]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -67,25 +70,24 @@ class Road:
                 await forth.drain()
 
     async def _answer(
-        self, far: asyncio.StreamReader, back: asyncio.StreamWriter, forth: asyncio.StreamWriter
+        self, far: asyncio.StreamReader, back: asyncio.StreamWriter, lane: Lane
     ) -> None:
         with suppress(OSError):
             while data := await far.read(CHUNK):
+                due_s = self._loop.time()
                 if self._fault is not None and self._left > 0:
                     self._left -= 1
                     self.struck += 1
-                    if not await self._spoil(self._fault, data, back):
+                    if self._fault == "slow":
+                        due_s += self._delay_s
+                    elif not await self._spoil(self._fault, data, back):
                         return
-                else:
-                    back.write(data)
-                await back.drain()
+                    else:
+                        continue
+                lane.put_nowait((due_s, data))
 
     async def _spoil(self, fault: Fault, data: bytes, back: asyncio.StreamWriter) -> bool:
         """Do it; whether the connection goes on."""
-        if fault == "slow":
-            await asyncio.sleep(self._delay_s)
-            back.write(data)
-            return True
         if fault == "silent":  # nothing arrives any more, and nobody says so
             await asyncio.sleep(3600.0)
         if fault == "garbage":
@@ -118,6 +120,18 @@ class Road:
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(lambda: self._over.set())
+
+
+async def _deliver(lane: Lane, back: asyncio.StreamWriter) -> None:
+    """Write what is due, in order: an answer that is on its way holds up none behind it."""
+    loop = asyncio.get_running_loop()
+    with suppress(OSError):
+        while True:
+            due_s, data = await lane.get()
+            if (wait_s := due_s - loop.time()) > 0.0:
+                await asyncio.sleep(wait_s)
+            back.write(data)
+            await back.drain()
 
 
 @contextmanager

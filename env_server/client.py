@@ -1,8 +1,9 @@
 """The same verbs over the wire: a pool of sockets on a thread of its own, and a plain face to call.
 
-Knows no family. Each live episode owns a socket; an episode that is over, dropped or forgotten
-gives it back. Where there are several servers, an episode begins at the one with the fewest of ours;
-one that is dead or full is left alone for a while, and what cannot begin now waits for a while.
+Knows no family. Episodes that begin together share sockets, a few to each, and those that are stepped
+together go in one frame a socket; one that begins by itself has a socket to itself. An episode that is
+over, dropped or forgotten gives its place back. Where there are several servers, episodes begin at the one
+with the fewest of ours; one that is dead or full is left alone for a while, and what cannot begin now waits.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from concurrent.futures import CancelledError, Future
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from websockets.exceptions import ConnectionClosed
-
 from env_server.contract import Action, EpisodeOver, JsonObject, Refusal, RoundsError, Split, Step
 from env_server.line import (
+    Answer,
+    Ask,
     CapacityError,
     Deadline,
     EpisodeLost,
     Line,
+    Place,
     Refused,
     RemoteError,
     ServerError,
@@ -44,6 +46,7 @@ __all__ = [
 
 T = TypeVar("T")
 Move = tuple[RemoteEpisode, Action | Refusal]
+Sent = tuple[RemoteEpisode, JsonObject]
 
 DEADLINE_S: Final = 60.0
 PATIENCE_S: Final = 5.0
@@ -181,23 +184,29 @@ class Connection:
     # -- on the loop -------------------------------------------------------------------------
 
     async def begun(self, wanted: Wanted) -> RemoteEpisode:
-        """A fresh episode on a line of its own. Raises what `begin` raises."""
-        line, body = await self.seats.begin(wanted)
-        try:
-            return RemoteEpisode(self, line, body)
-        except (KeyError, TypeError, AttributeError) as error:
-            line.home.forget(line)
-            raise ServerError(f"{line.home.url} begins episodes without {error}") from None
+        """A fresh episode on a socket of its own. Raises what `begin` raises."""
+        (one,) = await self._begin_each([wanted])
+        if isinstance(one, RemoteError):
+            raise one
+        return one
 
     async def _begin_each(self, wanted: Sequence[Wanted]) -> list[RemoteEpisode | RemoteError]:
-        done = await asyncio.gather(*map(self.begun, wanted), return_exceptions=True)
-        told: list[RemoteEpisode | RemoteError] = []
-        for one in done:
-            if not isinstance(one, RemoteEpisode | RemoteError):  # a mistake of the caller's
-                _drop(done)
-                raise one
-            told.append(one)
+        done = [
+            one if isinstance(one, Exception) else self._episode(*one)
+            for one in await self.seats.begin_each(wanted)
+        ]
+        told = [one for one in done if isinstance(one, RemoteEpisode | RemoteError)]
+        if len(told) < len(done):
+            _drop(told)
+            raise next(one for one in done if not isinstance(one, RemoteEpisode | RemoteError))
         return told
+
+    def _episode(self, place: Place, body: JsonObject) -> RemoteEpisode | ServerError:
+        try:
+            return RemoteEpisode(self, place, body)
+        except (KeyError, TypeError, AttributeError) as error:
+            place.home.release(place)
+            return ServerError(f"{place.home.url} begins episodes without {error}")
 
     async def _begin_many(self, wanted: Sequence[Wanted]) -> list[RemoteEpisode]:
         done = await self._begin_each(wanted)
@@ -209,35 +218,54 @@ class Connection:
         return began
 
     async def step_one(self, episode: RemoteEpisode, data: JsonObject) -> Step:
-        """One step as the wire has it. Raises EpisodeLost or Deadline, and the line is closed."""
-        line = episode.line
-        if line is None:
-            raise EpisodeLost(f"episode {episode.episode_id} was lost; replay() plays it again")
-        try:
-            return episode.record(data, await line.ask("step", data, self.deadline_s))
-        except TimeoutError:
-            lost: EpisodeLost = Deadline(
-                f"no answer within {self.deadline_s:g} s to step {episode.steps + 1} "
-                f"of episode {episode.episode_id}"
-            )
-            line.home.rest(ServerError(str(lost)), monotonic())
-        except (Refused, ServerError, ConnectionClosed, OSError, ValueError) as error:
-            why = f"{type(error).__name__.lstrip('_')}: {error}"
-            lost = EpisodeLost(f"episode {episode.episode_id} was lost: {why}")
-        except BaseException:
-            self._lose(episode)
-            raise
-        self._lose(episode)
-        raise lost from None
+        """One step as the wire has it. Raises EpisodeLost or Deadline."""
+        (told,) = await self._take_steps([(episode, data)])
+        if isinstance(told, EpisodeLost):
+            raise told
+        return told
 
     async def _step_many(self, pairs: Sequence[Move]) -> list[Step | EpisodeLost]:
-        async def one(episode: RemoteEpisode, action: Action | Refusal) -> Step | EpisodeLost:
-            try:
-                return await self.step_one(episode, spelled(action))
-            except EpisodeLost as lost:
-                return lost
+        return await self._take_steps([(episode, spelled(action)) for episode, action in pairs])
 
-        return await asyncio.gather(*(one(episode, action) for episode, action in pairs))
+    async def _take_steps(self, moves: Sequence[Sent]) -> list[Step | EpisodeLost]:
+        """Step each episode once: those on one line in one frame, all lines at the same time."""
+        together: dict[Line, list[int]] = {}
+        told: dict[int, Step | EpisodeLost] = {}
+        for at, (episode, _) in enumerate(moves):
+            if episode.place is None:
+                told[at] = _lost(episode, "replay() plays it again")
+            else:
+                together.setdefault(episode.place.line, []).append(at)
+
+        work = [self._steps_on(line, [moves[i] for i in on]) for line, on in together.items()]
+        # one player alone needs no further task
+        done = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
+        for on, answers in zip(together.values(), done, strict=True):
+            told.update(zip(on, answers, strict=True))
+        return [told[at] for at in range(len(moves))]
+
+    async def _steps_on(self, line: Line, moves: Sequence[Sent]) -> list[Step | EpisodeLost]:
+        asks = [Ask("step", e.place.name, data) for e, data in moves if e.place is not None]
+        try:
+            answers = await line.ask(asks, self.deadline_s)
+        except TimeoutError:
+            told = [self._too_late(episode) for episode, _ in moves]
+            line.home.rest(ServerError(str(told[0])), monotonic())
+            return told
+        except ServerError as error:
+            return [_lost(episode, str(error)) for episode, _ in moves]
+        except BaseException:
+            for episode, _ in moves:
+                episode.leave()
+            raise
+        return [_heard(*move, answer) for move, answer in zip(moves, answers, strict=True)]
+
+    def _too_late(self, episode: RemoteEpisode) -> Step | EpisodeLost:
+        episode.leave()
+        return Deadline(
+            f"no answer within {self.deadline_s:g} s to step {episode.steps + 1} "
+            f"of episode {episode.episode_id}"
+        )
 
     async def _replay_many(self, episodes: Sequence[RemoteEpisode]) -> list[RemoteError | None]:
         async def one(episode: RemoteEpisode) -> RemoteError | None:
@@ -251,15 +279,10 @@ class Connection:
 
         return await asyncio.gather(*map(one, episodes))
 
-    def _lose(self, episode: RemoteEpisode) -> None:
-        line, episode.line = episode.line, None
-        if line is not None:
-            line.home.forget(line)
-
-    def release_soon(self, line: Line) -> None:
-        """Give a line back from any thread, the garbage collector's included."""
+    def release_soon(self, place: Place) -> None:
+        """Give a place back from any thread, the garbage collector's included."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(line.home.release, line)
+            self._loop.call_soon_threadsafe(place.home.release, place)
 
     async def _close(self) -> None:
         await self.seats.close()
@@ -280,9 +303,9 @@ def connect(
     """Reach the server at `url`, or several: a list, or one text with commas.
 
     pool: episodes that may live at once, on all servers together.
-    deadline_s: how long any one request may take.
+    deadline_s: how long any one frame may take to be answered, with one message or with several.
     patience_s: how long beginning an episode waits for a seat, or for a server that is down.
-    in_flight: requests a server is asked at once.
+    in_flight: frames a server is sent at once.
     Raises ServerError where no server answers or none has the family, CapacityError where all are full.
     """
     urls = url.split(",") if isinstance(url, str) else list(url)
@@ -308,6 +331,21 @@ def _check(pairs: Sequence[Move]) -> None:
         episode.check_running()
     if len({id(episode) for episode, _ in pairs}) < len(pairs):
         raise EpisodeOver("an episode appears twice in one batch; give each its own call")
+
+
+def _heard(episode: RemoteEpisode, sent: JsonObject, answer: Answer) -> Step | EpisodeLost:
+    """What the server said to one step, taken down."""
+    if isinstance(answer, Refused):
+        return _lost(episode, f"Refused: {answer}")
+    try:
+        return episode.record(sent, answer)
+    except ServerError as error:
+        return _lost(episode, f"ServerError: {error}")
+
+
+def _lost(episode: RemoteEpisode, why: str) -> EpisodeLost:
+    episode.leave()
+    return EpisodeLost(f"episode {episode.episode_id} was lost: {why}")
 
 
 def _drop(done: Sequence[object]) -> None:

@@ -9,8 +9,6 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from websockets.exceptions import ConnectionClosed
-
 from env_server.contract import (
     Action,
     EpisodeOver,
@@ -22,10 +20,10 @@ from env_server.contract import (
     Task,
 )
 from env_server.line import (
+    Ask,
     EpisodeLost,
-    Line,
+    Place,
     Refused,
-    RemoteError,
     RemoteObservation,
     ServerError,
 )
@@ -37,9 +35,9 @@ if TYPE_CHECKING:
 class RemoteEpisode:
     """An episode that lives on a server; the verbs of `contract.Episode` that an agent needs."""
 
-    def __init__(self, connection: Connection, line: Line, begun: JsonObject) -> None:
+    def __init__(self, connection: Connection, place: Place, begun: JsonObject) -> None:
         self._connection = connection
-        self.line: Line | None = line
+        self.place: Place | None
         self.task = _task(begun["task"])
         self.seed: int = begun["seed"]
         self.split: Split = begun["split"]
@@ -50,11 +48,12 @@ class RemoteEpisode:
         self.actions: list[JsonObject] = []  # as sent: what replay() sends again
         self._heard = [begun]  # what a replay must hear again
         self._observation = RemoteObservation(begun["observation"])
-        self._held_by(line)
+        self._live_at(place)
 
-    def _held_by(self, line: Line) -> None:
-        # an episode that nobody holds any more gives its socket back
-        self._forgotten = weakref.finalize(self, self._connection.release_soon, line)
+    def _live_at(self, place: Place) -> None:
+        # an episode that nobody holds any more gives its place back
+        self.place = place
+        self._forgotten = weakref.finalize(self, self._connection.release_soon, place)
         self._forgotten.atexit = False
 
     def observe(self) -> RemoteObservation:
@@ -88,12 +87,12 @@ class RemoteEpisode:
         return self._connection.run(self._state())
 
     def drop(self) -> None:
-        """Give the socket back without finishing; the episode is lost."""
-        self.line = None
+        """Give the place back without finishing; the episode is lost."""
+        self.place = None
         self._forgotten()
 
     def replay(self) -> None:
-        """Play the same case and the same actions on a new socket, up to where this episode was.
+        """Play the same case and the same actions at a new place, up to where this episode was.
 
         Where that fails the episode is as lost as before, and may be replayed again. Raises ServerError
         if the server plays another game than it did, EpisodeLost, and what `begin` raises.
@@ -123,23 +122,33 @@ class RemoteEpisode:
         self.done = step.done
         self._observation = RemoteObservation(body["observation"])
         if self.done:
-            self.line = None
-            self._forgotten()
+            self.leave()
         return step
 
+    def leave(self) -> None:
+        """Give the place back: the episode has ended there, or nobody knows how it stands."""
+        place, self.place = self.place, None
+        if place is not None:
+            self._forgotten.detach()
+            place.home.release(place)
+
     async def _state(self) -> JsonObject:
-        if self.line is None:
+        if self.place is None:
             raise EpisodeLost(f"episode {self.episode_id} was lost; replay() plays it again")
+        ask = Ask("state", self.place.name)
         try:
-            return await self.line.ask("state", None, self._connection.deadline_s)
-        except (TimeoutError, Refused, RemoteError, ConnectionClosed, OSError, ValueError) as error:
-            self.drop()
+            (told,) = await self.place.line.ask([ask], self._connection.deadline_s)
+            if not isinstance(told, Refused):
+                return told
+            why = str(told)
+        except (TimeoutError, ServerError) as error:
             why = str(error) or type(error).__name__
-            raise EpisodeLost(f"episode {self.episode_id} was lost: {why}") from None
+        self.leave()
+        raise EpisodeLost(f"episode {self.episode_id} was lost: {why}")
 
     async def play_again(self) -> None:
         """`replay`, on the client's own loop: on a twin, so that a failure changes nothing here."""
-        self._give_back()
+        self.leave()
         twin = await self._connection.begun((self.task.name, self.seed, self.split, self.options))
         if not _alike(twin._heard[0], self._heard[0]):
             raise self._another_game(twin)
@@ -149,17 +158,10 @@ class RemoteEpisode:
             await self._connection.step_one(twin, action)
             if not _alike(twin._heard[-1], before):
                 raise self._another_game(twin)
-        line, twin.line = twin.line, None
-        if line is not None:
+        place, twin.place = twin.place, None
+        if place is not None:
             twin._forgotten.detach()
-            self.line = line
-            self._held_by(line)
-
-    def _give_back(self) -> None:
-        line, self.line = self.line, None
-        if line is not None:
-            self._forgotten.detach()
-            line.home.release(line)
+            self._live_at(place)
 
     def _another_game(self, twin: RemoteEpisode) -> ServerError:
         twin.drop()

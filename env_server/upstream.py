@@ -1,21 +1,24 @@
-"""One of a client's servers: its sockets, how busy they are, and whether it is worth asking now.
+"""One of a client's servers: its sockets, who lives on them, and whether it is worth asking now.
 
 Knows how a socket is opened, lent and given back, and when to leave a server alone for a while;
-nothing of episodes, or of the other servers.
+nothing of what an episode does, or of the other servers.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as open_socket
-from websockets.exceptions import InvalidStatus, WebSocketException
+from env_server.line import CapacityError, Line, Place, ServerError
 
-from env_server.line import CapacityError, Line, ServerError
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
 
+# episodes that begin together share a socket, up to so many: more would wait for one slow case,
+# and fewer cost a frame each
+SHARE: Final = 16
 MAX_REPLY: Final = 16 * 1024 * 1024  # bytes
 OPEN_S: Final = 20.0
 FIRST_REST_S: Final = 0.25
@@ -38,63 +41,93 @@ class Upstream:
     """One server and the sockets to it; used on the client's loop alone."""
 
     def __init__(self, url: str, family: str, deadline_s: float, in_flight: int) -> None:
-        """`in_flight`: how many requests it is asked at once; further ones wait here."""
+        """`in_flight`: how many frames it is sent at once; further ones wait here."""
         self.url = _socket_url(url, family)
         self.family = family
         self.turns = asyncio.Semaphore(in_flight)
+        self.share = SHARE  # episodes a socket; 1 where the server does not know batched frames
         self._deadline_s = deadline_s
-        self._idle: list[Line] = []
-        self._lines: set[Line] = set()
-        self._opening = 0
+        self._lines: dict[Line, None] = {}  # oldest first
+        self._opening = 0  # places on sockets that are about to be
         self._failures = 0
         self._why = ""
         self.ready_at = 0.0  # on the monotonic clock
 
     @property
-    def sockets(self) -> int:
-        return len(self._lines) + self._opening
+    def seats(self) -> int:
+        """What we take of its capacity, seats without an episode included."""
+        return sum(line.seats for line in self._lines) + self._opening
 
     @property
     def load(self) -> int:
-        """Sockets that hold an episode, or are about to."""
-        return self.sockets - len(self._idle)
+        """Episodes that live there, or are about to."""
+        return sum(line.living for line in self._lines) + self._opening
 
     def standing(self, now: float) -> Standing:
         return Standing(self.url, self.load, now < self.ready_at, self._why)
 
-    async def line(self) -> Line:
-        """An idle socket that is still open, or a new one. Raises ServerError."""
-        while self._idle:
-            line = self._idle.pop()
-            if line.open:
-                return line
-            self.forget(line)
-        self._opening += 1
+    def lent(self, wanted: int, room: int) -> list[Place]:
+        """Up to so many places on one socket that nobody lives on, or none.
+
+        room: seats that may be taken beyond those that it holds.
+        """
+        line = self._idle()
+        return line.take(min(wanted, self.share, line.seats + room)) if line else []
+
+    def vacant(self, wanted: int) -> list[Place]:
+        """Up to so many places whose seats we hold, beside episodes that live; or none."""
+        for line in self._lines:
+            if line.sound and line.seats > line.living:
+                return line.take(min(wanted, line.seats - line.living))
+        return []
+
+    async def opened(self, wanted: int) -> list[Place]:
+        """Places on a new socket, as many as may share one. Raises ServerError."""
+        wanted = min(wanted, self.share)
+        self._opening += wanted
         try:
             async with self.turns:
                 line = Line(await self._open(), self)
         finally:
-            self._opening -= 1
-        self._lines.add(line)
-        return line
+            self._opening -= wanted
+        self._lines[line] = None
+        return line.take(wanted)
 
-    def spare(self) -> bool:
-        """Close one idle socket, if there is one, to make room for another elsewhere."""
-        if not self._idle:
-            return False
-        self.forget(self._idle.pop())
-        return True
+    def spare(self) -> int:
+        """Close one socket that nobody lives on, to make room elsewhere; the seats it held."""
+        line = self._idle()
+        if line is None:
+            return 0
+        self.forget(line)
+        return line.seats
 
-    def release(self, line: Line) -> None:
-        """The line's episode is over or dropped: the next reset may use it."""
-        if line in self._lines and line.open:
-            self._idle.append(line)
-        else:
+    def _idle(self) -> Line | None:
+        for line in tuple(self._lines):
+            if line.living == 0:
+                if line.sound:
+                    return line
+                self.forget(line)
+        return None
+
+    def release(self, place: Place) -> None:
+        """Its episode is over, dropped or lost. A socket that is out of order ends with its last one."""
+        line = place.line
+        line.leave(place)
+        if line.living == 0 and not line.sound:
+            self.forget(line)
+
+    def alone(self, places: Sequence[Place]) -> None:
+        """It does not take batched frames: from now on an episode has a socket to itself."""
+        self.share = 1
+        for place in places:
+            self.release(place)
+        line = places[0].line
+        if line.living == 0:  # what it would have to say first is a batched frame
             self.forget(line)
 
     def forget(self, line: Line) -> None:
         line.abort()
-        self._lines.discard(line)
+        self._lines.pop(line, None)
 
     def rest(self, why: ServerError, now: float) -> None:
         """Leave the server alone, longer each time, until it answers again."""
@@ -113,10 +146,14 @@ class Upstream:
         self._failures, self._why, self.ready_at = 0, "", 0.0
 
     async def close(self) -> None:
-        lines, self._lines, self._idle = list(self._lines), set(), []
+        lines, self._lines = list(self._lines), {}
         await asyncio.gather(*(line.close() for line in lines), return_exceptions=True)
 
     async def _open(self) -> ClientConnection:
+        # here, because a program that plays in process need not load what takes a tenth of a second
+        from websockets.asyncio.client import connect as open_socket
+        from websockets.exceptions import InvalidStatus, WebSocketException
+
         # loopback never goes through a proxy, whatever the environment says
         proxy: Literal[True] | None = None if any(mark in self.url for mark in _LOCAL) else True
         try:
