@@ -23,7 +23,8 @@ from training.reinforce_settings import ReinforceConfig
 from training.sft import SftConfig
 from training.tiny import size, vocabulary
 
-pytestmark = pytest.mark.filterwarnings("default")
+# slow as a whole: transformers alone takes ten seconds to import
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
 CONFIGS = Path(demo.CONFIGS)
 TASK = "target_medium"
 FAMILY = registry.get("drug_target")
@@ -80,16 +81,31 @@ def test_the_presets_of_the_two_stages_fit_each_other() -> None:
     assert set(warm.agents) <= set(FAMILY.agents)
 
 
-def test_the_pipeline_takes_a_familys_own_presets_for_the_embedded_model() -> None:
-    own = demo.for_family(demo.TINY, "drug_target")
+def test_the_pipeline_takes_a_tasks_or_familys_own_presets_for_the_embedded_model() -> None:
+    own = demo.suited(demo.TINY, "drug_target", "target_medium")
     assert (own.sft, own.grpo, own.init) == (
         "sft/drug_target.yaml",
         "grpo/drug_target.yaml",
         "tiny",
     )
-    assert demo.for_family(demo.TINY, "polypharmacy") == demo.TINY
+    assert demo.suited(demo.TINY, "polypharmacy", "review_easy") == demo.TINY
+    long = demo.suited(demo.TINY, "polypharmacy", "complex_tradeoff")
+    assert long.grpo == "grpo/demo.complex_tradeoff.yaml"
     on_gpu = demo.ON_GPU[0][1]
-    assert demo.for_family(on_gpu, "drug_target") == on_gpu
+    assert demo.suited(on_gpu, "drug_target", "target_medium") == on_gpu
+    assert demo.suited(on_gpu, "polypharmacy", "complex_tradeoff") == on_gpu
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "sft").glob("demo.*.yaml")), ids=lambda p: p.stem
+)
+def test_a_tasks_own_presets_are_a_pair_about_that_task(path: Path) -> None:
+    task = path.stem.removeprefix("demo.")
+    warm = load(path, SftConfig, {})
+    settings, config = parse(["--config", str(CONFIGS / "grpo" / path.name)])
+    assert warm.tasks == tuple(settings.tasks) == (task,)
+    assert settings.model == f"{warm.output}/model"
+    assert config.per_device_train_batch_size % config.num_generations == 0
 
 
 def test_the_classical_preset_names_what_the_family_has() -> None:

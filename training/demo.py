@@ -78,13 +78,15 @@ def choose(init: str | None) -> Preset:
     return Preset(preset.sft, preset.grpo, init or preset.init)
 
 
-def for_family(preset: Preset, family: str) -> Preset:
-    """The family's own pair of configs for the embedded model, where there is one."""
+def suited(preset: Preset, family: str, task: str) -> Preset:
+    """The task's own pair of configs for the embedded model, else the family's, where there is one."""
     from training.tiny import SIZES
 
-    stages = f"sft/{family}.yaml", f"grpo/{family}.yaml"
-    own = preset.init in SIZES and all((CONFIGS / stage).is_file() for stage in stages)
-    return Preset(*stages, preset.init) if own else preset
+    for own in (f"demo.{task}", family):
+        stages = f"sft/{own}.yaml", f"grpo/{own}.yaml"
+        if preset.init in SIZES and all((CONFIGS / stage).is_file() for stage in stages):
+            return Preset(*stages, preset.init)
+    return preset
 
 
 def run(
@@ -97,8 +99,8 @@ def run(
 ) -> list[Row]:
     """Warm start, GRPO and the evidence, each resumed or left out where it is done already."""
     family = registry.get("polypharmacy") if task is None else registry.owner(task)
-    preset = for_family(choose(init), family.name)
     task = task or "review_easy"
+    preset = suited(choose(init), family.name, task)
     warm = _warm_start(preset, output, family.name, task, fast, progress)
     print(f"warm start: {warm}", file=sys.stderr)
     trained = _reinforce(preset, output, family.name, task, fast, progress)
