@@ -43,6 +43,11 @@ class Peer:
         self.phase, self.since_s = phase, monotonic()
 
     @property
+    def waited_for(self) -> bool:
+        """Whether the next word is the peer's: nothing is being done for it, nor is it being closed."""
+        return self.phase == "reading" and not self.stopping and self.verdict is None
+
+    @property
     def deaf(self) -> bool:
         return self.verdict is not None and self.verdict[0] == DEAF
 

@@ -3,15 +3,15 @@
 Knows neither HTTP nor sockets. Building a case may take long, so it happens on one worker thread:
 episodes of one case asked for together are then built once, and the loop stays free. So does a step
 that may be long (`pace.py`); one session's requests wait for one another, and keep their order.
+Any other step is done at once, without a task, a thread or a wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter, thread_time
-from typing import Any
+from typing import Any, Final
 
 from env_server import contract, wire
 from env_server.contract import (
@@ -24,11 +24,11 @@ from env_server.contract import (
     RoundsError,
 )
 from env_server.metrics import Metrics
-from env_server.pace import Pace
+from env_server.pace import Form, Pace, Place, Share
 from env_server.sessions import Session, SessionTable, Stopping
 from env_server.workers import Worker
 
-Acted = tuple[JsonObject, float, float | None]
+WAITING: Final = 32  # steps that may wait for something outside at one time
 
 
 class NoEpisode(RoundsError):
@@ -63,6 +63,7 @@ class Play:
     metrics: Metrics = field(default_factory=Metrics)
     builder: Worker = field(default_factory=lambda: Worker("begin"))
     stepper: Worker = field(default_factory=lambda: Worker("step"))
+    waiters: Worker = field(default_factory=lambda: Worker("wait", lanes=WAITING))
     pace: Pace = field(init=False)
 
     def __post_init__(self) -> None:
@@ -105,41 +106,72 @@ class Play:
 
     async def step(self, session: Session, data: object) -> JsonObject:
         """Act once. Raises NoEpisode, EpisodeOver or TooSlow; a bad action is a refusal in the reply."""
-        async with session.turn:
-            return await self.step_in_turn(session, data)
+        body = self.step_at_once(session, data)
+        if body is None:
+            async with session.turn:
+                body = await self.step_in_turn(session, data)
+        return body
+
+    def step_at_once(self, session: Session, data: object) -> JsonObject | None:
+        """`step` where nothing has to be waited for; else None, and nothing was done."""
+        if not session.turn.free:
+            return None
+        episode = _playing(session)
+        form = self.pace.form(episode, data)
+        if self.pace.place(form) != "loop":
+            return None
+        return self._step_here(session, episode, form, data)
 
     async def step_in_turn(self, session: Session, data: object) -> JsonObject:
         """`step` for a caller that holds the session's turn."""
-        started = perf_counter()
-        episode = _begun(session)
-        if episode.done:
-            raise EpisodeOver(f"episode {episode.episode_id} has ended; reset begins another")
-        action = wire.read_action(self.family, data)
+        episode = _playing(session)
         form = self.pace.form(episode, data)
-        long = self.pace.long(form)
-        act = partial(_act, episode, action, self.style, long)
-        if long:
-            body, clock_s, processor_s = await self._apart(session, episode, act)
-        else:
-            body, clock_s, processor_s = act()
-        self.pace.took(form, clock_s, processor_s)
-        session.played.append(action)
-        self.table.touch(session)
-        self._count(body, episode, perf_counter() - started)
+        place = self.pace.place(form)
+        if place == "loop":
+            return self._step_here(session, episode, form, data)
+        return await self._step_apart(session, episode, form, data, place)
+
+    def _step_here(
+        self, session: Session, episode: Episode, form: Form, data: object
+    ) -> JsonObject:
+        started = perf_counter()
+        action = wire.read_action(self.family, data)
+        body = wire.stepped(episode.step(action), episode, self.style)
+        took_s = perf_counter() - started
+        self.pace.took(form, took_s)
+        self._taken(session, episode, action, body, took_s)
         return body
 
-    async def _apart(self, session: Session, episode: Episode, act: Callable[[], Acted]) -> Acted:
+    async def _step_apart(
+        self, session: Session, episode: Episode, form: Form, data: object, place: Place
+    ) -> JsonObject:
         """The step, done on a thread while the loop serves others."""
+        started = perf_counter()
+        action = wire.read_action(self.family, data)
+        act = partial(_timed, episode, action, self.style)
+        worker = self.waiters if place == "threads" else self.stepper
         try:
-            return await self.stepper.do(act, self.limits.step_s)
+            body, clock_s, processor_s = await worker.do(act, self.limits.step_s)
         except TimeoutError:
             session.episode = None  # nobody knows where it stands
             raise TooSlow(
                 f"a step of episode {episode.episode_id} took over {self.limits.step_s:g} s; "
                 f"the episode was dropped, reset begins another"
             ) from None
+        self.pace.took_apart(form, clock_s, processor_s)
+        self._taken(session, episode, action, body, perf_counter() - started)
+        return body
 
-    def _count(self, body: JsonObject, episode: Episode, took_s: float) -> None:
+    def _taken(
+        self,
+        session: Session,
+        episode: Episode,
+        action: Action | Refusal,
+        body: JsonObject,
+        took_s: float,
+    ) -> None:
+        session.played.append(action)
+        self.table.touch(session)
         name, metrics = self.family.name, self.metrics
         metrics.steps.add(took_s, name)
         if body["refusal"] is not None:
@@ -174,7 +206,9 @@ class Play:
         wanted, actions = wire.read_snapshot(self.family, snapshot)
         async with session.turn:
             reply = await self._reset(session, wanted)
+            share = Share()
             for at, action in enumerate(actions):
+                await share.pause()
                 try:
                     reply = {**reply, **await self.step_in_turn(session, action)}
                 except EpisodeOver:
@@ -195,9 +229,17 @@ def _begun(session: Session) -> Episode:
     return session.episode
 
 
-def _act(episode: Episode, action: Action | Refusal, style: wire.RewardStyle, timed: bool) -> Acted:
-    """The reply to one step (ending an episode may grade it), clock seconds, and the processor's if timed."""
-    before_s = thread_time() if timed else 0.0  # a system call, dear on some machines
-    started = perf_counter()
+def _playing(session: Session) -> Episode:
+    episode = _begun(session)
+    if episode.done:
+        raise EpisodeOver(f"episode {episode.episode_id} has ended; reset begins another")
+    return episode
+
+
+def _timed(
+    episode: Episode, action: Action | Refusal, style: wire.RewardStyle
+) -> tuple[JsonObject, float, float]:
+    """The reply to one step (ending an episode may grade it), its seconds by the clock and of the processor."""
+    before_s, started = thread_time(), perf_counter()
     body = wire.stepped(episode.step(action), episode, style)
-    return body, perf_counter() - started, thread_time() - before_s if timed else None
+    return body, perf_counter() - started, thread_time() - before_s

@@ -1,4 +1,4 @@
-"""The server as a process: a socket to listen on, peers that can be dropped, and an orderly end.
+"""The server as a process: a socket to listen on, its manners, and an orderly end.
 
 Knows uvicorn and sockets; nothing of what is served.
 """
@@ -9,15 +9,13 @@ import logging
 import socket
 import sys
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import uvicorn
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.http11 import Request
 
+from env_server.frames import Socket
 from env_server.peers import Peers
 from env_server.sessions import SessionTable
-from env_server.socket_door import ABORT
 
 log = logging.getLogger("rounds.process")
 
@@ -30,30 +28,6 @@ class Manners:
     pong_s: float = 60.0  # and dropped after so long; an LLM client may hold its interpreter
     drain_s: float = 5.0  # answers under way may take so long once the process was told to stop
     frame_bytes: int = 16 * 64 * 1024  # larger frames are answered; beyond this, cut unread
-
-
-AHEAD: Final = 4  # frames a peer may be ahead before reading pauses
-
-
-class Droppable(WebSocketsSansIOProtocol):
-    """uvicorn's socket, and a way to be rid of a peer that reads nothing, not even a goodbye."""
-
-    def send_receive_event_to_app(self) -> None:
-        # uvicorn stops reading at every frame and starts again: two system calls for each
-        if self.read_paused or self.queue.qsize() >= AHEAD:
-            super().send_receive_event_to_app()
-            return
-        self.read_paused = True
-        try:
-            super().send_receive_event_to_app()
-        finally:
-            self.read_paused = False
-
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        scope: Any = getattr(self, "scope", None)  # none where the handshake failed
-        if scope is not None:
-            scope["extensions"][ABORT] = self.transport.abort
 
 
 class Server(uvicorn.Server):
@@ -81,7 +55,7 @@ def serve(app: Any, listener: socket.socket, manners: Manners, log_level: str) -
     sys.setswitchinterval(0.001)
     config = uvicorn.Config(
         app,
-        ws=Droppable,
+        ws=Socket,
         log_config=None,
         log_level=log_level,
         access_log=False,  # the guard writes it, with ids

@@ -33,6 +33,36 @@ class NoSession(RoundsError, KeyError):
     __str__ = Exception.__str__
 
 
+class Turn:
+    """One request of a session at a time, in the order in which they came."""
+
+    __slots__ = ("_asked", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._asked = 0  # requests that are in it or wait for it
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody is in it and nobody waits."""
+        return self._asked == 0
+
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+    async def __aenter__(self) -> None:
+        self._asked += 1
+        try:
+            await self._lock.acquire()
+        except BaseException:
+            self._asked -= 1
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._asked -= 1
+        self._lock.release()
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One seat: a socket, or a series of HTTP requests that share an id."""
@@ -46,7 +76,7 @@ class Session:
     played: list[Action | Refusal] = field(default_factory=list)  # all it takes to play it again
     # what was chosen of the episode beyond task, seed and split
     options: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # one request of a session at a time
+    turn: Turn = field(default_factory=Turn)
 
     @property
     def over(self) -> bool:

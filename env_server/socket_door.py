@@ -1,7 +1,8 @@
 """The socket `/ws`: OpenEnv's protocol on the event loop, one episode a connection, more by batch.
 
 Knows messages and their order; what they mean is `play.py`'s. A message that cannot be read is
-answered and forgotten; only a peer that is gone, silent or deaf loses its seat.
+answered and forgotten; only a peer that is gone, silent or deaf loses its seat. Under a server that
+offers PROMPT, a step that need not wait is answered as it arrives, without a turn of the task.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
+from contextvars import copy_context
 from time import monotonic
 from typing import Any, Final
 
@@ -18,6 +21,7 @@ from env_server import wire
 from env_server.contract import EpisodeOver, JsonObject, RoundsError
 from env_server.guard import Bucket, bucket
 from env_server.logs import session_id
+from env_server.pace import Share
 from env_server.peers import RESTART, Peer, Peers
 from env_server.play import NoEpisode, Play, TooSlow
 from env_server.rpc import answer as answer_mcp
@@ -28,6 +32,10 @@ log = logging.getLogger("rounds.socket")
 TRY_AGAIN_LATER: Final = 1013
 REFUSED_WAIT_S: Final = 10.0  # how long a refused peer may take to read why
 ABORT: Final = "rounds.abort"  # the ASGI extension that drops a connection without a goodbye
+# the ASGI extension that takes a function: it is shown each text that arrives while the door waits for
+# one, and either returns the reply or None, and then the message comes the usual way
+PROMPT: Final = "rounds.prompt"
+Prompt = Callable[[str], bytes | None]
 _FIELDS: Final = ("type", "data", "request_id")
 _BATCHED: Final = ("type", "data", "request_id", "episode")
 _CODES: Final[dict[type[RoundsError], str]] = {
@@ -88,6 +96,23 @@ async def _attend(socket: WebSocket, play: Play, peer: Peer) -> str:
 
 
 async def _converse(socket: WebSocket, play: Play, peer: Peer) -> None:
+    offered = socket.scope.get("extensions", {}).get(PROMPT)
+    if offered is None or play.limits.rate:  # a rate is kept by waiting
+        await _listen(socket, play, peer)
+        return
+    context = copy_context()  # what is logged bears the session's id
+
+    def prompt(raw: str) -> bytes | None:
+        return context.run(_prompt, play, peer, raw)
+
+    offered(prompt)
+    try:
+        await _listen(socket, play, peer)
+    finally:
+        offered(None)
+
+
+async def _listen(socket: WebSocket, play: Play, peer: Peer) -> None:
     frames = bucket(play.limits, monotonic()) if play.limits.rate else None
     name = play.family.name
     while not peer.stopping:
@@ -113,6 +138,48 @@ async def _hold_back(frames: Bucket) -> None:
         await asyncio.sleep(wait_s)
 
 
+def _prompt(play: Play, peer: Peer, raw: str) -> bytes | None:
+    """The reply to a step that need not wait; None, and nothing was done, for any other frame."""
+    if not peer.waited_for:
+        return None
+    try:
+        message = wire.read_object(raw, play.limits.body_bytes)
+    except wire.BadMessage:
+        return None  # told the usual way
+    body = _at_once(message, _FIELDS, play, peer)
+    if body is None:
+        return None
+    peer.frames += 1
+    peer.turn("reading")
+    play.metrics.frames.add(play.family.name)
+    try:
+        return wire.encoded(body)
+    except Exception as error:  # a number that JSON cannot hold
+        return wire.encoded(_labelled(_failed(error, play), None, message.get("request_id")))
+
+
+def _at_once(message: object, fields: tuple[str, ...], play: Play, peer: Peer) -> JsonObject | None:
+    """The reply to a step of an episode under way that need not wait; else None, and nothing was done."""
+    if not isinstance(message, dict) or message.get("type") != "step":
+        return None
+    data = message.get("data")
+    try:
+        wire.only(message, fields, "message")
+        name, request_id = wire.text(message, "episode"), _request_id(message)
+    except wire.BadMessage:
+        return None
+    session = peer.own if name is None else peer.seats.get(name)
+    if session is None or session.episode is None or not isinstance(data, dict):
+        return None
+    try:
+        told = play.step_at_once(session, data)
+    except Exception as error:
+        return _labelled(_failed(error, play), name, request_id)
+    if told is None:
+        return None
+    return _labelled({"type": "observation", "data": told}, name, request_id)
+
+
 async def _answer(arrived: Any, play: Play, peer: Peer) -> str | None:
     """The reply to one frame, or None where the peer asked to close."""
     request_id: object = None
@@ -129,24 +196,27 @@ async def _answer(arrived: Any, play: Play, peer: Peer) -> str | None:
             body = await _batch(message.get("data"), play, peer)
         else:
             body = await _handle(message, play, peer.own)
-        return _dumped(body, request_id)
-    except RoundsError as error:
-        body = error_body(error)
-    except Exception:  # the boundary: whatever a family raises is recorded, and told by its id only
-        body = _our_error(play)
-    return _dumped(body, request_id)
+        return wire.dumps(_labelled(body, None, request_id))
+    except Exception as error:
+        return wire.dumps(_labelled(_failed(error, play), None, request_id))
 
 
-def _dumped(body: JsonObject, request_id: object) -> str:
+def _labelled(body: JsonObject, episode: str | None, request_id: object) -> JsonObject:
+    """The reply with the names by which its question was sent."""
+    if episode is not None:
+        body["episode"] = episode
     if request_id is not None:
         body["request_id"] = request_id
-    return wire.dumps(body)
+    return body
 
 
-def _our_error(play: Play) -> JsonObject:
+def _failed(error: Exception, play: Play) -> JsonObject:
+    """What the peer is told: a mistake of its own in words, whatever a family raises by its id only."""
+    if isinstance(error, RoundsError):
+        return error_body(error)
     mark = secrets.token_hex(4)
     play.metrics.errors.add("socket")
-    log.exception("internal error %s", mark, extra={"error_id": mark})
+    log.error("internal error %s", mark, exc_info=error, extra={"error_id": mark})
     return _error("EXECUTION_ERROR", f"internal error {mark}; the server's log says more")
 
 
@@ -179,11 +249,10 @@ async def _batch(data: object, play: Play, peer: Peer) -> JsonObject:
     most = play.limits.batch
     if not isinstance(given, list) or not 1 <= len(given) <= most:
         raise wire.BadMessage(f"batch needs data.messages, a list of 1 to {most} messages")
-    replies = []
-    for at, one in enumerate(given):
-        if at % 8 == 7:
-            await asyncio.sleep(0)  # others are served between
-        replies.append(await _one(one, play, peer))
+    replies, share = [], Share()
+    for one in given:
+        await share.pause()
+        replies.append(_at_once(one, _BATCHED, play, peer) or await _one(one, play, peer))
     return {"type": "batch", "data": {"replies": replies}}
 
 
@@ -200,15 +269,9 @@ async def _one(message: object, play: Play, peer: Peer) -> JsonObject:
             body = _leave(name, play, peer)
         else:
             body = await _seated(name, message, play, peer)
-    except RoundsError as error:
-        body = error_body(error)
-    except Exception:  # the same boundary, for one message of many
-        body = _our_error(play)
-    if name is not None:
-        body["episode"] = name
-    if request_id is not None:
-        body["request_id"] = request_id
-    return body
+    except Exception as error:  # the same boundary, for one message of many
+        body = _failed(error, play)
+    return _labelled(body, name, request_id)
 
 
 async def _seated(name: str | None, message: JsonObject, play: Play, peer: Peer) -> JsonObject:

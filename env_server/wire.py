@@ -16,6 +16,7 @@ from math import isfinite
 from typing import Any, Final, Literal, NoReturn, cast
 
 from pydantic import BaseModel, ConfigDict, create_model
+from pydantic_core import to_json
 
 from env_server import registry
 from env_server.contract import (
@@ -65,9 +66,10 @@ def read_object(raw: str | bytes, limit: int = MAX_FRAME) -> JsonObject:
     if size > limit:
         raise BadMessage(f"message of {size} bytes; the limit is {limit}")
     try:
-        value = _DECODER.decode(raw if isinstance(raw, str) else raw.decode())
+        given = raw if isinstance(raw, str) else raw.decode()
+        value = _DECODER.decode(given)
         # a lone surrogate is legal JSON but cannot be encoded again
-        if "\\ud" in (raw if isinstance(raw, str) else raw.decode()).lower():
+        if "\\u" in given and "\\ud" in given.lower():
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise BadMessage("JSON nested too deeply") from None
@@ -159,7 +161,7 @@ def _seed(value: object) -> int:
 
 def read_action(family: Family, data: object) -> Action | Refusal:
     """An action, a refusal that the client reports, or the refusal that reading it ended in."""
-    if isinstance(data, Mapping) and set(data) <= {"refusal", "metadata"} and "refusal" in data:
+    if isinstance(data, Mapping) and "refusal" in data and set(data) <= {"refusal", "metadata"}:
         return _read_refusal(data["refusal"])
     return family.action_from_json(data)
 
@@ -255,9 +257,17 @@ def _styled(body: JsonObject, style: RewardStyle) -> JsonObject:
     return body
 
 
+def encoded(body: object) -> bytes:
+    """`body` as compact JSON in UTF-8. Raises ValueError on NaN, infinity or what is no JSON at all."""
+    spelled: bytes = to_json(body, inf_nan_mode="constants")
+    if b"NaN" in spelled or b"Infinity" in spelled:  # perhaps a word of a text
+        _ENCODER.encode(body)
+    return spelled
+
+
 def dumps(body: object) -> str:
-    """`body` as compact JSON. Raises ValueError on NaN or infinity."""
-    return _ENCODER.encode(body)
+    """`encoded`, as text."""
+    return encoded(body).decode()
 
 
 # -- schemas ----------------------------------------------------------------------------------

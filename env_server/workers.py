@@ -1,4 +1,4 @@
-"""Work that would hold up the event loop, done in order on a thread of its own.
+"""Work that would hold up the event loop, done in order on a thread of its own, or on several.
 
 Knows nothing of the work. A thread cannot be stopped: one that is stuck past its deadline is left
 behind, and a fresh one takes what was waiting. Daemon threads, so that none outlives the server.
@@ -10,8 +10,8 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -42,9 +42,9 @@ class _Job(Generic[T]):
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """One thread and what it has to do."""
+    """One thread of a worker."""
 
-    jobs: SimpleQueue[_Job[Any]] = field(default_factory=SimpleQueue)
+    jobs: SimpleQueue[_Job[Any]]  # shared by all lanes of the worker
     doing: _Job[Any] | None = None
     left: bool = False  # behind: it ends with the job it is stuck in
 
@@ -58,41 +58,45 @@ class _Lane:
 
 
 class Worker:
-    """Does one thing after the other, off the loop."""
+    """Does things off the loop: by default one after the other, with more lanes so many at once."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lanes: int = 1) -> None:
         self.name = name
+        self.most = lanes
         self.left_behind = 0  # threads stuck past a deadline so far
-        self._lane: _Lane | None = None
+        self._jobs: SimpleQueue[_Job[Any]] = SimpleQueue()
+        self._lanes: list[_Lane] = []
+        self._asked = 0  # jobs done or waiting now
 
     async def do(self, work: Callable[[], T], within_s: float) -> T:
         """The result of `work`, the wait for others included. Raises TimeoutError, and what it raises."""
         loop = asyncio.get_running_loop()
         job: _Job[T] = _Job(work, loop.create_future(), loop)
-        lane = self._lane = self._lane or self._open()
-        lane.jobs.put(job)
+        if len(self._lanes) <= self._asked and len(self._lanes) < self.most:
+            self._open()
+        self._asked += 1
+        self._jobs.put(job)
         try:
             async with asyncio.timeout(within_s):
                 result: T = await job.answer
                 return result
         except TimeoutError:
-            # `lane` may have been replaced while this job waited in it
-            now = self._lane
-            if now.doing is job:
-                self._leave(now, job)
+            self._leave(job)
             raise
+        finally:
+            self._asked -= 1
 
-    def _open(self) -> _Lane:
-        lane = _Lane()
+    def _open(self) -> None:
+        lane = _Lane(self._jobs)
+        self._lanes.append(lane)
         threading.Thread(target=lane.run, name=self.name, daemon=True).start()
-        return lane
 
-    def _leave(self, stuck: _Lane, job: _Job[Any]) -> None:
-        stuck.left = True
-        self.left_behind += 1
-        fresh = self._lane = self._open()
-        with suppress(Empty):
-            while True:
-                fresh.jobs.put(stuck.jobs.get_nowait())
-        # given up, so nothing is done; but a thread that came free meanwhile wakes and ends
-        stuck.jobs.put(job)
+    def _leave(self, job: _Job[Any]) -> None:
+        """Let the thread go that is stuck in `job`, if any is; a fresh one takes what waits."""
+        for lane in self._lanes:
+            if lane.doing is job:
+                lane.left = True
+                self._lanes.remove(lane)
+                self.left_behind += 1
+                self._open()
+                return

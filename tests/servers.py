@@ -17,6 +17,8 @@ import uvicorn
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_socket
 
+from env_server.frames import Socket
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -52,9 +54,10 @@ def serving(*flags: str) -> Iterator[str]:
 
 @contextmanager
 def serving_here(app: Any, **settings: Any) -> Iterator[str]:
-    """The URL of `app` served by a thread of this process."""
+    """The URL of `app` served by a thread of this process, with the sockets it has in its own."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", **settings))
+    settings = {"ws": Socket, "ws_per_message_deflate": False, "log_level": "error", **settings}
+    server = uvicorn.Server(uvicorn.Config(app, **settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:

@@ -14,12 +14,13 @@ import httpx
 import pytest
 from fakes import LineEpisode, NumberLine
 from servers import ask, dial, serving_here, until
+from websockets.asyncio.client import connect
 from websockets.sync.client import ClientConnection
 
 from env_server import app as server
 from env_server import registry
 from env_server.contract import Action, Refusal, Step, canonical
-from env_server.pace import HELD_S, PROOFS, RELAPSE, SHORT_S, Pace
+from env_server.pace import DOUBTS, HELD_S, PROOFS, RELAPSE, SHORT_S, WAITED_S, Pace
 from env_server.play import Limits
 from env_server.workers import Worker
 
@@ -191,17 +192,105 @@ def test_a_form_is_trusted_once_short_and_distrusted_once_long() -> None:
     assert form == ("easy_screening", "finish_review", False)
     assert pace.form(episode, {"action_type": "x" * 9999})[1] is None
     for _ in range(PROOFS):
-        assert pace.long(form)
-        pace.took(form, SHORT_S, SHORT_S / 2)
-    assert not pace.long(form)
-    pace.took(form, HELD_S / 2, None)
-    assert not pace.long(form)
-    pace.took(form, HELD_S * 2, None)
+        assert pace.place(form) == "thread"
+        pace.took_apart(form, SHORT_S, SHORT_S / 2)
+    assert pace.place(form) == "loop"
+    pace.took(form, HELD_S * 2)
     for _ in range(RELAPSE - 1):
-        pace.took(form, 0.0, 0.0)
-    assert pace.long(form)
-    pace.took(form, 0.0, 0.0)
-    assert not pace.long(form)
+        pace.took_apart(form, 0.0, 0.0)
+    assert pace.place(form) == "thread"
+    pace.took_apart(form, 0.0, 0.0)
+    assert pace.place(form) == "loop"
+
+
+def test_a_form_that_dawdles_on_the_loop_is_forgiven_at_times_but_not_for_ever() -> None:
+    pace, form = Pace(FAMILY), ("easy_screening", "finish_review", False)
+    for _ in range(PROOFS):
+        pace.took_apart(form, 0.0, 0.0)
+    for _ in range(10 * DOUBTS):  # every second run, as on a busy machine
+        pace.took(form, HELD_S / 2)
+        pace.took(form, 0.0)
+    assert pace.place(form) == "loop"
+    for _ in range(DOUBTS + 2):
+        pace.took(form, HELD_S / 2)
+    assert pace.place(form) == "thread"
+
+
+def test_a_form_that_waits_a_little_every_time_is_never_trusted() -> None:
+    pace, form = Pace(FAMILY), ("easy_screening", "finish_review", False)
+    for _ in range(10 * PROOFS):
+        pace.took_apart(form, SHORT_S * 3, SHORT_S / 100)
+        assert pace.place(form) == "threads"
+    pace.took_apart(form, WAITED_S, WAITED_S)  # it computes after all
+    assert pace.place(form) == "thread"
+
+
+class Asking(NumberLine):
+    """Left asks another server, which takes 30 ms; the rest is instant."""
+
+    def begin(self, *wanted: Any, **named: Any) -> Any:
+        episode = super().begin(*wanted, **named)
+        fields = ("task", "seed", "split", "place", "mark", "length", "tells")
+        return AskingEpisode(**{name: getattr(episode, name) for name in fields})
+
+
+@dataclass(slots=True)
+class AskingEpisode(LineEpisode):
+    def step(self, action: Action | Refusal) -> Step:
+        if getattr(action, "action_type", None) == "left":
+            time.sleep(0.03)
+        return LineEpisode.step(self, action)
+
+
+def test_steps_that_wait_go_apart_and_many_wait_at_once() -> None:
+    """However often they were seen: the loop is never held, and twenty take about as long as one."""
+    app = server.create_app("asking", families=[Asking(name="asking")])
+    left = {"type": "step", "data": {"action_type": "left"}}
+
+    async def main(url: str) -> tuple[float, float]:
+        async with asyncio.timeout(30):
+            opened = [await connect(f"ws{url[4:]}/ws", proxy=None) for _ in range(21)]
+            *waiting, other = opened
+            longest = 0.0
+            for _ in range(PROOFS + 4):
+                await asyncio.gather(*(_asked(ws, {"type": "reset"}) for ws in opened))
+                started = time.perf_counter()
+                steps = asyncio.gather(*(_asked(ws, left) for ws in waiting))
+                for _ in range(5):
+                    asked = time.perf_counter()
+                    await _asked(other, {"type": "state"})
+                    longest = max(longest, time.perf_counter() - asked)
+                await steps
+                took_s = time.perf_counter() - started
+            await asyncio.gather(*(ws.close() for ws in opened))
+            return took_s, longest
+
+    with serving_here(app) as url:
+        took_s, longest = asyncio.run(main(url))
+    assert took_s < 20 * 0.03 / 2 and longest < 20 * 0.03 / 2
+
+
+async def _asked(ws: Any, message: Any) -> dict[str, Any]:
+    await ws.send(json.dumps(message))
+    reply: dict[str, Any] = json.loads(await ws.recv())
+    assert reply["type"] != "error", reply
+    return reply
+
+
+def test_several_lanes_work_at_once_and_one_that_is_stuck_is_replaced() -> None:
+    async def main() -> None:
+        worker, free = Worker("lanes", lanes=3), threading.Event()
+        stuck = [asyncio.create_task(worker.do(free.wait, 0.3)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert [await worker.do(lambda at=at: at, 5.0) for at in range(9)] == list(range(9))
+        assert await asyncio.gather(*stuck, return_exceptions=True)
+        assert worker.left_behind == 2
+        free.set()
+        meeting = threading.Barrier(3)  # only three at once come through
+        met = await asyncio.gather(*(worker.do(meeting.wait, 5.0) for _ in range(3)))
+        assert sorted(met) == [0, 1, 2]
+
+    asyncio.run(main())
 
 
 def test_a_worker_leaves_a_stuck_thread_behind_and_goes_on() -> None:
