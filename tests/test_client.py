@@ -201,6 +201,7 @@ def test_a_batch_reports_the_lost_episode_in_its_place() -> None:
         assert isinstance(step, Step) and quick.steps == 2
 
 
+@pytest.mark.slow
 def test_a_killed_server_loses_the_episode_and_replay_takes_it_up_again() -> None:
     child, url = start()
     second = None

@@ -385,6 +385,7 @@ def keys(value: Any) -> set[str]:
     return set()
 
 
+@pytest.mark.slow
 @every_task
 def test_splits_share_no_opening(family_name: str, task: str) -> None:
     splits = registry.get(family_name).tasks[task].splits

@@ -21,6 +21,8 @@ from training.curriculum import (  # noqa: E402
     groups_of,
 )
 
+# slow as a whole: transformers alone takes ten seconds to import
+pytestmark = pytest.mark.slow
 TASKS = ("mastered", "hopeless", "ripe")
 TEACHES = {"mastered": 0.3, "hopeless": 0.1, "ripe": 0.95}
 
@@ -100,7 +102,6 @@ def steps(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_run_with_a_curriculum_resumes_to_the_same_weights(tmp_path: Path) -> None:
     import shutil

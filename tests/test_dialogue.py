@@ -23,7 +23,8 @@ from eval.trajectory import Trajectory
 from prompts.history import replayed
 from training.tiny import size, vocabulary
 
-pytestmark = pytest.mark.filterwarnings("default")
+# slow as a whole: transformers alone takes ten seconds to import
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
 TASK = "review_easy"
 FAMILY = registry.get("polypharmacy")
 FINISH = '{"action_type":"finish_review"}'

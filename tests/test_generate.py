@@ -14,7 +14,8 @@ from eval.chat import ChatTokens, NoTurnEnd  # noqa: E402
 from eval.generate import TransformersGenerate  # noqa: E402
 from training.tokenizer import learn  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("default")
+# slow as a whole: transformers alone takes ten seconds to import
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
 WORDS = ["stop warfarin", "keep aspirin and watch", "ask what the two do together"]
 
 

@@ -16,7 +16,8 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 from training import guards  # noqa: E402
 from training.sft import main as sft  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("default")
+# slow as a whole: transformers alone takes ten seconds to import
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
 NOW = SimpleNamespace(global_step=7)
 
 
@@ -70,7 +71,6 @@ def fill(disk: Path, leave: int) -> Path:
     return filler
 
 
-@pytest.mark.slow
 def test_a_run_on_a_full_disk_stops_in_words_and_goes_on_once_there_is_room(
     small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,7 +87,6 @@ def test_a_run_on_a_full_disk_stops_in_words_and_goes_on_once_there_is_room(
     assert (run / "model" / "model.safetensors").is_file()
 
 
-@pytest.mark.slow
 def test_a_learning_rate_that_breaks_the_weights_ends_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,8 @@ from eval.roster import Options  # noqa: E402
 from prompts.history import Dialogue  # noqa: E402
 from training.tokenizer import learn  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("default")
+# slow as a whole: transformers alone takes ten seconds to import
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
 FAMILY = registry.get("polypharmacy")
 TASK = "review_easy"
 
@@ -95,7 +96,6 @@ def test_an_interrupted_run_is_not_continued_with_other_weights(model: Path, tmp
         compare(FAMILY, [TASK], [f"m=local:{folder}"], resume=True, **asked)
 
 
-@pytest.mark.slow
 def test_an_adapter_plays_on_the_base_it_names(model: Path, tmp_path: Path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -97,6 +97,7 @@ def test_a_server_that_hangs_is_left_and_asked_again() -> None:
     assert found.lost is None and len(server.bodies) == 2
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_one_request_in_five_loses_no_episode() -> None:
     draws = random.Random(3)
     bad = [h.status(500), h.status(429), h.drop, h.garbage, h.no_choices, h.status(502)]

@@ -131,6 +131,7 @@ def test_a_member_is_changed_by_two_others_that_differ(n: int) -> None:
         assert (first != own).all() and (second != own).all() and (first != second).all()
 
 
+@pytest.mark.slow
 def test_evolution_finds_what_scipys_best1bin_finds() -> None:
     hidden = np.random.default_rng(4).integers(0, 2, 20).astype(np.float64)
     knobs = Evolution(population=60, steps=40)

@@ -212,6 +212,7 @@ def test_no_mixture_of_fragments_raises(text: str) -> None:
     outcome_is_named(text)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(KEYS | st.text(), JSONISH).map(json.dumps))
 def test_no_json_object_raises(text: str) -> None:
     outcome_is_named(text)

@@ -298,6 +298,7 @@ def test_a_branch_is_made_and_main_stays_empty(run: Path, hub: LocalHub) -> None
     assert hub.files(REPO) == {}
 
 
+@pytest.mark.slow
 def test_after_a_failed_commit_the_second_call_sends_no_weights_again(
     run: Path, hub: LocalHub, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,7 @@ def test_the_network_of_places_says_which_encoding_it_needs(tmp_path: Path) -> N
 # -- learning -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_learns_to_review_a_short_list(tmp_path: Path) -> None:
     config = ReinforceConfig(
         task="easy_screening",
@@ -155,6 +156,7 @@ def test_it_learns_to_review_a_short_list(tmp_path: Path) -> None:
     assert (run / "curve.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_resumed_ends_as_if_never_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,6 +192,7 @@ def test_monitoring_helps_where_the_mechanism_can_be_watched_and_only_there() ->
         assert lower is helps
 
 
+@pytest.mark.slow
 @given(st.integers(0, 500), st.sampled_from(REVIEW_TASKS), st.integers(0, 10**6))
 def test_step_rewards_telescope_to_credited_gain_costs_and_score(
     seed: int, task: str, player: int

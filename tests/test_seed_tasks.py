@@ -336,6 +336,7 @@ def mean_score(task: str, agent: str, n: int = 200) -> float:
     return total / n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", SEED_TASKS)
 def test_stopping_flagged_drugs_unasked_beats_the_heuristic_which_is_why_these_tasks_are_not_trained_on(
     task: str,
@@ -348,6 +349,7 @@ def test_asking_about_high_risk_pairs_first_beats_the_order_of_the_list(task: st
     assert mean_score(task, "heuristic_highrisk") > mean_score(task, "heuristic")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", SEED_TASKS)
 def test_a_plan_scores_what_it_promises(task: str) -> None:
     for seed in range(15):

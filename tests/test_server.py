@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from env_server import app as server
-from env_server import registry
+from env_server import flags, registry
 from env_server.sessions import Full, NoSession, SessionTable
 
 FAMILY = registry.get("polypharmacy")
@@ -107,6 +107,7 @@ def test_a_bad_frame_is_answered_and_the_session_lives(
     assert ask(ws, {"type": "state"})["data"]["step_count"] == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     st.recursive(
@@ -133,6 +134,7 @@ def test_no_message_ends_a_session_or_shows_our_insides(
     assert reply["data"].get("code") != "EXECUTION_ERROR"
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.sampled_from(["/reset", "/step"]), st.binary(max_size=80) | st.text(max_size=60))
 def test_no_body_makes_a_server_error(steady: httpx.Client, path: str, body: bytes | str) -> None:
@@ -401,13 +403,49 @@ def test_a_table_that_does_not_hold_together_stops_the_start(
 
 
 @pytest.mark.parametrize(
-    "flags",
+    "given",
     [["--port", "70000"], ["--capacity", "0"], ["--idle-s", "nan"], ["--reward-style", "x"]],
 )
-def test_a_bad_flag_ends_with_usage(flags: list[str]) -> None:
+def test_a_bad_flag_ends_with_usage(given: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        server.main(flags)
+        server.main(given)
     assert ended.value.code == 2
+
+
+@pytest.mark.slow
+def test_what_no_flag_says_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {
+        **{
+            "ROUNDS_RATE": "50",
+            "ROUNDS_IDLE_S": " 7 ",
+            "ROUNDS_CAPACITY": "",
+            "ROUNDS_PORT": "tcp://",
+        },
+        **{"ROUNDS_CORS": "https://a https://b", "ROUNDS_DEBUG_LATENT": "1", "SUGGEST_AGENT": "x"},
+        **{"ROUNDS_TOKEN": "-secret", "ROUNDS_LOG_FORMAT": "json"},
+    }
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    asked = flags.read(["--rate", "5", "--log-format", "text"])
+    assert (asked.rate, asked.idle_s, asked.capacity, asked.port) == (5.0, 7.0, 256, 7860)
+    assert asked.cors == ["https://a", "https://b"] and asked.debug_latent
+    assert (asked.agent, asked.token, asked.log_format) == ("x", "-secret", "text")
+    monkeypatch.setenv("ROUNDS_DEBUG_LATENT", "off")
+    assert not flags.read([]).debug_latent
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ROUNDS_RATE", "fast"), ("ROUNDS_LOG_FORMAT", "xml"), ("ROUNDS_DEBUG_LATENT", "perhaps")],
+)
+def test_a_mistake_in_the_environment_is_told_by_its_name(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        flags.read([])
+    told = capsys.readouterr().err
+    assert name in told and value in told
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ from training.answers_only import AnswersOnlyTrainer
 from training.dataset import Mixture, NotEnoughEpisodes, collect
 from training.run_folder import BadRun
 
+# slow as a whole: transformers alone takes ten seconds to import
+pytestmark = pytest.mark.slow
 MIXTURE = Mixture("polypharmacy", ("review_easy",), episodes=24)
 
 
@@ -227,7 +229,6 @@ def _interrupted(*_: object) -> str:
     raise InterruptedError
 
 
-@pytest.mark.slow
 # peft asks transformers by a name that transformers has since replaced
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 def test_adapters_are_merged_into_a_plain_model(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from training.answers_only import AnswersOnlyTrainer, answers  # noqa: E402
 from training.dataset import Collection, Example, Mixture, collect  # noqa: E402
 from training.run_folder import BadRun  # noqa: E402
 
+# slow as a whole: transformers alone takes ten seconds to import
+pytestmark = pytest.mark.slow
 STEADY = Mixture("polypharmacy", ("review_budgeted",), episodes=40, agents=("reference",))
 SLIPPING = replace(STEADY, slips=(0.3,))
 

@@ -26,7 +26,8 @@ from training.grpo_settings import GrpoSettings, parse  # noqa: E402
 from training.structured import answer_schema  # noqa: E402
 from training.vllm_answers import VllmGenerate  # noqa: E402
 
-pytestmark = [pytest.mark.filterwarnings("default")]
+# slow as a whole: transformers alone takes ten seconds to import
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
 END, CAP = 9, 8
 SCHEMA = answer_schema([registry.get("polypharmacy")])
 

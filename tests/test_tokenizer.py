@@ -20,6 +20,8 @@ from training import tiny
 from training.dataset import Example, Mixture, collect
 from training.tokenizer import END, learn, open_names, skeletons
 
+# slow as a whole: transformers alone takes ten seconds to import
+pytestmark = pytest.mark.slow
 TASK = "review_easy"
 
 
@@ -122,14 +124,12 @@ def test_the_assistant_mask_covers_each_answer_and_its_end_and_nothing_else() ->
         assert masked == [token for answer in answers for token in [*ids(answer), *ids(END)]]
 
 
-@pytest.mark.slow
 def test_the_same_arguments_build_the_same_bytes(tmp_path: Path) -> None:
     again = tiny.build(tmp_path, "polypharmacy", (TASK,), seed=3)
     for file in sorted(path.name for path in built().iterdir()):
         assert (again / file).read_bytes() == (built() / file).read_bytes(), file
 
 
-@pytest.mark.slow
 def test_another_seed_gives_other_weights_and_the_same_words(tmp_path: Path) -> None:
     other = tiny.build(tmp_path, "polypharmacy", (TASK,), seed=4)
     assert (other / "tokenizer.json").read_bytes() == (built() / "tokenizer.json").read_bytes()

@@ -147,6 +147,7 @@ def test_the_command_shows_a_run_and_names_what_is_missing(
     assert trace.main([str(episodes.with_name("none.jsonl"))]) == 2
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_the_pipe_is_no_error(tmp_path: Path):
     compare("polypharmacy", ["review_easy"], ["random"], episodes=3, run=tmp_path / "r")
     command = f"{sys.executable} -m eval.trace {tmp_path / 'r'} --all | head -3"

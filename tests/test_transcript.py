@@ -87,6 +87,7 @@ def test_every_start_has_its_end_whatever_breaks(fault: h.Fault, capsys: Any) ->
     assert there.url in err
 
 
+@pytest.mark.slow
 def test_the_three_tasks_take_at_most_sixty_answers(capsys: Any) -> None:
     with hostile(always=h.says("no")) as there:  # two minutes at two seconds each
         assert main(["--agent", served(there)]) == 0

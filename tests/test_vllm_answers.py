@@ -17,6 +17,8 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 from training.vllm_answers import VllmGenerate  # noqa: E402
 
+# slow as a whole: transformers alone takes ten seconds to import
+pytestmark = pytest.mark.slow
 END = 9
 
 
