@@ -65,9 +65,11 @@ class TaskEnv(gymnasium.Env):  # type: ignore[misc]  # gymnasium's types are not
         encoding: str = "default",
         first_patient: int = 0,
         patients: int = PATIENTS,
+        attempts: int = 1,
         render_mode: str | None = None,
     ) -> None:
-        """patients: how many seeds, from `first_patient` on, the stream draws from.
+        """patients: how many seeds, from `first_patient` on, the stream draws from. attempts: episodes
+        of each patient, one after the other; drawing a patient can cost more than playing one.
 
         Raises UnknownFamily, UnknownTask, BadSplit, BadOption, or what the family says of `encoding`.
         """
@@ -79,6 +81,8 @@ class TaskEnv(gymnasium.Env):  # type: ignore[misc]  # gymnasium's types are not
                 f"patients {first_patient} to {first_patient + patients - 1}: there is none of them;"
                 " first_patient starts at 0 and patients at 1"
             )
+        if attempts < 1:
+            raise BadOption(f"attempts is {attempts}; every patient is played once at least")
         if render_mode not in (None, "ansi"):
             raise BadOption(f"no render_mode {render_mode!r}; there is 'ansi', and None")
         self.patients = range(first_patient, first_patient + patients)
@@ -86,6 +90,9 @@ class TaskEnv(gymnasium.Env):  # type: ignore[misc]  # gymnasium's types are not
         self.observation_space = spaces.Box(-np.inf, np.inf, (self.encoding.size,), np.float32)
         self.action_space = spaces.Discrete(self.encoding.n_actions)
         self.render_mode = render_mode
+        self._attempts = attempts
+        self._start: Episode | None = None  # the stream's patient, before anybody played
+        self._left = 0  # times this one is still to be played
         self.episode: Episode | None = None
         self._mask: Mask = np.zeros(self.encoding.n_actions, dtype=np.bool_)
         self._refusals = 0
@@ -101,11 +108,27 @@ class TaskEnv(gymnasium.Env):  # type: ignore[misc]  # gymnasium's types are not
         """
         super().reset(seed=seed)
         split, patient = self._chosen(options or {})
-        if patient is None:
-            patient = int(self.np_random.integers(self.patients.start, self.patients.stop))
-        self.episode = self.family.begin(self.task.name, patient, split)
+        if seed is not None:
+            self._left = 0
+        if patient is None and split == self.split:
+            self.episode = self._next()
+        else:
+            self.episode = self.family.begin(self.task.name, self._drawn(patient), split)
         self._refusals, self._return = 0, 0.0
         return self._look(), self._info()
+
+    def _next(self) -> Episode:
+        """The stream's patient: the one before while there are attempts left, else a new one."""
+        if self._start is None or not self._left:
+            self._start = self.family.begin(self.task.name, self._drawn(None), self.split)
+            self._left = self._attempts
+        self._left -= 1
+        return self._start.copy() if self._left else self._start
+
+    def _drawn(self, patient: int | None) -> int:
+        if patient is not None:
+            return patient
+        return int(self.np_random.integers(self.patients.start, self.patients.stop))
 
     def step(self, action: int) -> tuple[Features, float, bool, bool, dict[str, Any]]:
         """Act once: (features, reward, terminated, truncated (never), info)."""

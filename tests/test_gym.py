@@ -58,6 +58,21 @@ def test_the_stream_stays_among_its_patients_of_the_train_split() -> None:
     assert env.episode is not None and env.episode.split == "train"
 
 
+def test_attempts_play_each_patient_of_the_stream_so_often_and_from_the_start() -> None:
+    env, once = line(attempts=3), line()
+    order = [env.reset(seed=5)[1]["patient"]]
+    begun = env.episode.observe() if env.episode else None
+    env.step(RIGHT)
+    order += [env.reset()[1]["patient"] for _ in range(5)]
+    drawn = [once.reset(seed=5)[1]["patient"], once.reset()[1]["patient"]]
+
+    assert order == [drawn[0]] * 3 + [drawn[1]] * 3
+    env.reset(seed=5)
+    env.step(RIGHT)
+    env.reset()
+    assert env.episode is not None and env.episode.observe() == begun
+
+
 def test_an_option_asks_for_one_patient_of_another_split() -> None:
     env = line()
     _, info = env.reset(options={"split": "validation", "patient": 7})
@@ -129,6 +144,7 @@ def test_render_shows_the_observation_as_text() -> None:
         ({"task": "revew_easy"}, UnknownTask, "did you mean"),
         ({"split": "tset"}, BadSplit, "splits: train"),
         ({"patients": 0}, BadOption, "patients"),
+        ({"attempts": 0}, BadOption, "attempts is 0"),
         ({"first_patient": -1}, BadOption, "starts at 0"),
         ({"render_mode": "human"}, BadOption, "ansi"),
         ({"encoding": "slot"}, KeyError, "slots"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from fakes import NumberLine
 
+from env_server import registry
 from env_server.contract import Family, UnknownTask
 from eval import actor
 from eval.agents import ppo as players
 from eval.compare import compare
 from eval.heldout import Patients, TrainedOnTest, refuse_overlap, trained_on
 from eval.roster import NotReady, Options
-from training import ppo, ppo_learner
+from training import flags, ppo, ppo_kept, ppo_learner
 from training.ppo import PpoConfig
 from training.progress import Interrupted, lines
 from training.run_folder import BadRun
@@ -48,7 +49,7 @@ def random_score(patients: int) -> float:
 
 
 def validations(run: Path) -> list[float]:
-    return [line["validation"] for line in lines(run / "metrics.jsonl")]
+    return [n["validation"] for n in lines(run / "metrics.jsonl") if "validation" in n]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_maskable_ppo_learns_to_walk_to_the_mark(tmp_path: Path) -> None:
     policy = actor.read(ppo.train(longer, family=LINE) / ppo.POLICY)
     fresh = range(1_000, 1_200)  # validation patients that did not choose the checkpoint
 
-    score = ppo_learner.score_of(policy, LINE, "validation", fresh)
+    score = ppo_kept.score_of(policy, LINE, "validation", fresh)
 
     assert score > random_score(200) + 0.05
 
@@ -93,7 +94,7 @@ def test_the_numbers_that_are_kept_play_as_the_learner_does(algo: Any, tmp_path:
     settings = config(tmp_path, algo=algo, steps=600, validate_every=600, warmup=100)
     run = ppo.train(settings, family=LINE)
     model = ppo_learner.LEARNERS[algo].load(run / "checkpoint.zip")
-    kept = ppo_learner.exported(model, settings, LINE, 0.0)
+    kept = ppo_kept.exported(model, settings, LINE, 0.0)
     encoding = LINE.encoding("near")
 
     for seed in range(30):
@@ -156,6 +157,78 @@ def test_a_broken_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) ->
         ppo.train(settings, family=LINE)
 
 
+# -- the network of places, and imitation -----------------------------------------------------------
+
+REVIEWS = registry.get("polypharmacy")
+
+
+def reviews(folder: Path, **settings: Any) -> PpoConfig:
+    """A run of seconds on easy_screening, taught by the reference first."""
+    small: dict[str, Any] = {
+        "task": "easy_screening",
+        "output": str(folder),
+        "encoding": "drugs",
+        "network": "places",
+        "hidden": (16,),
+        "imitate": ("reference",),
+        "imitate_patients": 60,
+        "imitate_epochs": 2,
+        "steps": 1_024,
+        "environments": 8,
+        "rollout": 32,
+        "attempts": 2,
+        "critic_first": 256,
+        "validation_patients": 10,
+        "validate_every": 512,
+    }
+    return PpoConfig(**{**small, **settings})
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ppo.train(reviews(tmp_path_factory.mktemp("places")))
+
+
+def test_the_network_of_places_is_kept_and_plays_in_the_table_as_it_did_in_training(
+    taught: Path,
+) -> None:
+    agents = ["random", f"ppo=ppo:{taught.parent}"]
+    rows = compare(REVIEWS, ["easy_screening"], agents, episodes=10, split="validation")
+
+    played = next(row.score for row in rows if row.agent == "ppo")
+    assert played == pytest.approx(max(validations(taught)))
+
+
+def test_the_lesson_comes_first_and_is_noted(taught: Path) -> None:
+    first = lines(taught / "metrics.jsonl")[0]
+    assert first["stage"] == "imitate" and first["positions"] > 100 and first["loss"] < 3
+
+
+def test_the_policy_stays_as_it_was_taught_while_the_critic_is_ignorant(tmp_path: Path) -> None:
+    run = ppo.train(reviews(tmp_path, steps=512, critic_first=512, validate_every=256))
+    looks = validations(run)
+    assert len(looks) == 3 and len(set(looks)) == 1
+
+
+def test_a_stopped_run_of_places_goes_on(tmp_path: Path) -> None:
+    settings, run = reviews(tmp_path, validate_every=256), tmp_path / "easy_screening"
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        ppo.train(settings, asked=AfterSteps(run / "metrics.jsonl", 500))
+    before = lines(run / "metrics.jsonl")
+
+    ppo.train(settings)
+
+    after = lines(run / "metrics.jsonl")
+    assert after[: len(before)] == before and after[-1]["step"] >= 1_024
+
+
+def test_plain_layers_can_imitate_too(tmp_path: Path) -> None:
+    settings = reviews(tmp_path, network="mlp", hidden=(32,), critic_first=0, steps=256)
+    untaught = replace(settings, output=str(tmp_path / "untaught"), imitate=())
+
+    assert validations(ppo.train(settings))[0] != validations(ppo.train(untaught))[0]
+
+
 # -- in the table -----------------------------------------------------------------------------------
 
 
@@ -216,6 +289,12 @@ def test_the_command_trains_a_real_task_and_the_table_plays_it(
         (["--lr", "-1"], "lr is -1"),
         (["--gamma", "2"], "between 0 and 1"),
         (["--hidden", "[0]"], "width"),
+        (["--network", "places"], "one width"),
+        (["--network", "places", "--algo", "dqn"], "maskable_ppo alone"),
+        (["--critic-first", "100"], "network to places"),
+        (["--imitate", "[heuristic]", "--algo", "dqn"], "leave imitate empty"),
+        (["--attempts", "0"], "attempts is 0"),
+        (["--preset", "best", "--task", "revew_easy", "--output", "OUT"], "did you mean"),
         (["--config", "configs/ppo/none.yaml"], "configs/ppo holds"),
         (["--family", "polypharmcy", "--output", "OUT"], "did you mean 'polypharmacy'"),
         (["--encoding", "slot", "--output", "OUT"], "slots"),
@@ -240,6 +319,20 @@ def test_every_preset_is_a_valid_config() -> None:
     from configs.loader import load
 
     presets = sorted(Path("configs/ppo").glob("*.yaml"))
-    assert {p.stem for p in presets} == {"demo", "best", "target_medium"}
-    assert all(load(p, PpoConfig).task for p in presets)
-    assert json.dumps([load(p, PpoConfig).steps for p in presets])
+    assert {"demo", "best", "target_medium"} <= {p.stem for p in presets}
+    for path in presets:
+        preset, _, task = path.stem.partition(".")
+        assert load(path, PpoConfig).task == (task or load(path, PpoConfig).task), preset
+
+
+def test_a_preset_takes_the_file_of_its_task_where_there_is_one() -> None:
+    def chosen(*flags_given: str) -> str:
+        parser = flags.parser(PpoConfig, "", "", config="")
+        parser.add_argument("--preset")
+        asked = parser.parse_args(["--preset", "best", *flags_given])
+        ppo.asked_for(asked)
+        return str(asked.config)
+
+    assert chosen("--task", "review_easy") == "configs/ppo/best.review_easy.yaml"
+    assert chosen("--task", "easy_screening") == "configs/ppo/best.yaml"
+    assert chosen() == "configs/ppo/best.yaml"

@@ -5,6 +5,7 @@ Knows what a run keeps and how it is gone on with; the learner itself is `ppo_le
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import threading
@@ -14,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from configs.loader import ConfigError
+from configs.loader import ConfigError, read
 from env_server import registry
 from env_server.contract import Family, RoundsError, task_of
 from eval.heldout import Patients
@@ -25,7 +26,7 @@ from training.run_folder import BadRun, open_run
 threads.settle()
 
 POLICY, CHECKPOINT, METRICS = "policy.safetensors", "checkpoint.zip", "metrics.jsonl"
-SEEDS, PICTURE = "seeds.json", "learning_curve.png"
+SEEDS, PICTURE, LESSON = "seeds.json", "learning_curve.png", "lesson.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,20 @@ class PpoConfig:
     "How far advantages look ahead: 0 one step, 1 to the end (ppo, maskable_ppo)."
     entropy: float = 0.01
     "Reward of staying undecided (ppo, maskable_ppo)."
+    network: Literal["mlp", "places"] = "mlp"
+    "`mlp` takes any features; `places` shares weights between the places of a list (encoding drugs, maskable_ppo)."
     hidden: tuple[int, ...] = (128, 128)
-    "Widths of the hidden layers, of the policy and of the value network alike."
+    "Widths of the hidden layers, of the policy and of the value network alike; `places` has one."
+    imitate: tuple[str, ...] = ()
+    "Agents whose reviews of train patients are imitated first, by turns; none starts from fresh weights."
+    imitate_patients: int = 4_000
+    "Train patients whose reviews are imitated, seeds from 0."
+    imitate_epochs: int = 6
+    "Passes over them."
+    imitate_lr: float = 2e-3
+    "Learning rate of imitation, falling linearly to a tenth."
+    critic_first: int = 0
+    "Steps that teach the critic alone, before a policy that imitated moves (places)."
     buffer: int = 50_000
     "Steps that are remembered (dqn); not kept in a checkpoint."
     warmup: int = 1_000
@@ -72,6 +85,8 @@ class PpoConfig:
     "Of the weights, the sampling and the order of patients."
     patients: int = 1_000_000
     "Seeds of the train split that patients are drawn from: 0 to this."
+    attempts: int = 1
+    "Episodes of each patient, one after the other: drawing a patient can cost more than playing one."
     validation_patients: int = 200
     "Patients of the validation split that choose the checkpoint."
     validate_every: int = 4_000
@@ -79,11 +94,13 @@ class PpoConfig:
 
     def __post_init__(self) -> None:
         for knob in ("steps", "environments", "rollout", "batch", "epochs", "buffer", "patients",
+                     "attempts", "imitate_patients", "imitate_epochs",
                      "validation_patients", "validate_every"):  # fmt: skip
             if getattr(self, knob) < 1:
                 raise ValueError(f"{knob} is {getattr(self, knob)}; it must be at least 1")
-        if self.lr <= 0:
-            raise ValueError(f"lr is {self.lr}; it must be above 0")
+        for knob in ("lr", "imitate_lr"):
+            if getattr(self, knob) <= 0:
+                raise ValueError(f"{knob} is {getattr(self, knob)}; it must be above 0")
         for knob in ("gamma", "gae_lambda", "explore"):
             if not 0 <= getattr(self, knob) <= 1:
                 raise ValueError(f"{knob} is {getattr(self, knob)}; it lies between 0 and 1")
@@ -91,6 +108,19 @@ class PpoConfig:
             raise ValueError("rollout is 1 on 1 environment; an advantage needs two steps at least")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden is {self.hidden}; every layer needs a width of at least 1")
+        self._check_network()
+
+    def _check_network(self) -> None:
+        if self.network == "places" and self.algo != "maskable_ppo":
+            raise ValueError(f"network places learns by maskable_ppo alone; algo is {self.algo}")
+        if self.network == "places" and len(self.hidden) != 1:
+            raise ValueError(f"hidden is {self.hidden}; network places has one width: [64]")
+        if self.imitate and self.algo == "dqn":
+            raise ValueError(
+                "dqn learns values, which imitation does not teach; leave imitate empty"
+            )
+        if self.critic_first and self.network != "places":
+            raise ValueError("critic_first needs a critic of its own; set network to places")
 
 
 def train(
@@ -159,16 +189,37 @@ def picture(run: Path, config: PpoConfig) -> None:
     plt.close(figure)
 
 
+PRESETS = Path("configs/ppo")
+
+
+def asked_for(asked: argparse.Namespace) -> PpoConfig:
+    """The config of a command line. A preset may have a file for one task: best.review_easy.yaml.
+
+    Raises ConfigError.
+    """
+    if asked.preset:
+        general = PRESETS / f"{asked.preset}.yaml"
+        own = PRESETS / f"{asked.preset}.{asked.task or read(general).get('task')}.yaml"
+        asked.config = str(own if own.is_file() else general)
+    return flags.resolve(PpoConfig, asked)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m training.ppo`: the run's folder on stdout, progress and complaints on stderr."""
-    asked = flags.parser(
+    parser = flags.parser(
         PpoConfig,
         "python -m training.ppo",
         "Train MaskablePPO, PPO or DQN on one task of any family; the same command resumes.",
-        config="configs/ppo/demo.yaml",
-    ).parse_args(argv)
+        config=str(PRESETS / "demo.yaml"),
+    )
+    parser.add_argument(
+        "--preset",
+        choices=("demo", "best"),
+        help=f"short for --config {PRESETS}/PRESET.yaml, or PRESET.TASK.yaml where there is one",
+    )
+    asked = parser.parse_args(argv)
     try:
-        config = flags.resolve(PpoConfig, asked)
+        config = asked_for(asked)
         _demand_libraries()
     except (ConfigError, RoundsError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The learner inside a PPO run: Stable-Baselines3's model, what is looked at while it learns, and its policy as numbers.
+"""The learner inside a PPO run: Stable-Baselines3's model, its first lesson, and what is looked at while it learns.
 
 Imports Stable-Baselines3 and torch at once, so it is itself imported late. Knows nothing of commands.
 """
@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from sb3_contrib import MaskablePPO
@@ -18,15 +18,14 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from env_server.contract import Family, Split
+from env_server.contract import Family
 from env_server.task_env import TaskEnv
-from eval import actor
-from eval.actor import About, Actor
+from training import imitation
+from training.ppo import CHECKPOINT, LESSON, METRICS, POLICY, PpoConfig
+from training.ppo_kept import keeper, shape_of
+from training.ppo_places import PlacesPolicy
 from training.progress import Interrupted, Progress, lines, stoppable
 from training.run_folder import BadRun
-
-if TYPE_CHECKING:
-    from training.ppo import PpoConfig
 
 LEARNERS: dict[str, Any] = {"maskable_ppo": MaskablePPO, "ppo": PPO, "dqn": DQN}
 ACTIVATION = torch.nn.Tanh
@@ -41,14 +40,15 @@ def learn(
 ) -> None:
     """Bring the run in `run` to its last step. Raises Interrupted, BadRun on a broken checkpoint."""
     torch.set_num_threads(1)  # networks this small lose to their own threads: 72 s became 1.7 s
-    model = _model(run, config, family)
-    left = config.steps - model.num_timesteps
     with stoppable(asked):
+        model = _model(run, config, family, Teller(progress, asked))
+        left = config.steps - model.num_timesteps
         looks = Looks(run, config, family, progress, asked.is_set)
         if left > 0:
             # exploration and learning rate go by the share of the whole run, resumed or not
-            model.learn(left, callback=looks, reset_num_timesteps=False)
-        elif not (run / "policy.safetensors").is_file():
+            calls = [looks, CriticFirst(config.critic_first)]
+            model.learn(left, callback=calls, reset_num_timesteps=False)
+        elif not (run / POLICY).is_file():
             raise BadRun(f"{run} is finished but has no policy; delete the folder and train again")
     if asked.is_set() and model.num_timesteps < config.steps:
         raise Interrupted(
@@ -57,16 +57,32 @@ def learn(
         )
 
 
-def _model(run: Path, config: PpoConfig, family: Family) -> Any:
-    """The learner anew, or as the checkpoint has it."""
+def _model(run: Path, config: PpoConfig, family: Family, tell: Teller) -> Any:
+    """The learner anew, taught by imitation where that is asked for, or as the checkpoint has it."""
 
     def one() -> TaskEnv:
-        return TaskEnv(family, config.task, "train", config.encoding, patients=config.patients)
+        return TaskEnv(
+            family,
+            config.task,
+            "train",
+            config.encoding,
+            patients=config.patients,
+            attempts=config.attempts,
+        )
 
     envs = DummyVecEnv([one] * config.environments)
-    learner, saved = LEARNERS[config.algo], run / "checkpoint.zip"
+    learner, saved = LEARNERS[config.algo], run / CHECKPOINT
     if not saved.is_file():
-        return learner("MlpPolicy", envs, device="cpu", seed=config.seed, **knobs(config))
+        model = learner(
+            PlacesPolicy if config.network == "places" else "MlpPolicy",
+            envs,
+            device="cpu",
+            seed=config.seed,
+            **knobs(config, family),
+        )
+        if config.imitate:
+            _imitate(model, run, config, family, tell)
+        return model
     try:
         model = learner.load(saved, envs, device="cpu")
     except (OSError, ValueError, KeyError, RuntimeError) as broken:
@@ -80,7 +96,60 @@ def _model(run: Path, config: PpoConfig, family: Family) -> Any:
     return model
 
 
-def knobs(config: PpoConfig) -> dict[str, Any]:
+def _imitate(model: Any, run: Path, config: PpoConfig, family: Family, tell: Teller) -> None:
+    """Raise the likelihood of what the teachers did; the lesson stays in the folder for the next try."""
+    encoding = family.encoding(config.task, config.encoding)
+    lesson = imitation.kept(
+        run / LESSON,
+        lambda: imitation.collect(
+            family,
+            config.task,
+            encoding,
+            config.imitate,
+            range(config.imitate_patients),
+            tell.of("watch"),
+        ),
+    )
+    loss = imitation.imitate(
+        model.policy.actor if config.network == "places" else Layers(model.policy),
+        lesson,
+        config.imitate_epochs,
+        config.imitate_lr,
+        torch.Generator().manual_seed(config.seed),
+        tell.of("imitate"),
+    )
+    note(run, {"stage": "imitate", "step": 0, "positions": len(lesson.actions_N), "loss": loss})
+
+
+class Layers(torch.nn.Module):
+    """The layers of Stable-Baselines3's plain policy, as imitation wants a network: logits first."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.parts = torch.nn.Sequential(policy.mlp_extractor.policy_net, policy.action_net)
+
+    def forward(self, features_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(logits over all actions, the features)."""
+        return self.parts(features_BF), features_BF
+
+
+class Teller:
+    """Tells how far the first lesson is, and ends it where the run was asked to stop."""
+
+    def __init__(self, progress: Progress | None, asked: threading.Event) -> None:
+        self._progress, self._asked = progress, asked
+
+    def of(self, stage: str) -> imitation.Tell:
+        def tell(done: int, of: int, loss: float) -> None:
+            if self._asked.is_set():
+                raise Interrupted("stopped during imitation; the same command begins it again")
+            if self._progress:
+                self._progress(stage, done, of, {"loss": loss} if loss == loss else {})
+
+        return tell
+
+
+def knobs(config: PpoConfig, family: Family) -> dict[str, Any]:
     """The config in Stable-Baselines3's words."""
     widths = list(config.hidden)
     shared = {"gamma": config.gamma, "batch_size": config.batch}
@@ -103,10 +172,9 @@ def knobs(config: PpoConfig) -> dict[str, Any]:
         "n_epochs": config.epochs,
         "gae_lambda": config.gae_lambda,
         "ent_coef": config.entropy,
-        "policy_kwargs": {
-            "net_arch": {"pi": widths, "vf": widths},
-            "activation_fn": ACTIVATION,
-        },
+        "policy_kwargs": {"shape": shape_of(config, family)}
+        if config.network == "places"
+        else {"net_arch": {"pi": widths, "vf": widths}, "activation_fn": ACTIVATION},
     }
 
 
@@ -120,41 +188,19 @@ class Falling:
         return self.start * max(left, 0.02)
 
 
-def exported(model: Any, config: PpoConfig, family: Family, score: float) -> Actor:
-    """The model's policy (or its Q-values) as plain numbers."""
-    policy = model.policy
-    if config.algo == "dqn":
-        parts = [policy.q_net.q_net]
-    else:
-        parts = [policy.mlp_extractor.policy_net, policy.action_net]
-    linear = [m for part in parts for m in part.modules() if isinstance(m, torch.nn.Linear)]
-    layers = tuple(
-        (m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear
-    )
-    about = About(
-        family=family.name,
-        version=family.version,
-        task=config.task,
-        encoding=config.encoding,
-        algo=config.algo,
-        masked=config.algo == "maskable_ppo",
-        activation="tanh",
-        steps=model.num_timesteps,
-        score=score,
-    )
-    return Actor(about, layers)
+class CriticFirst(BaseCallback):
+    """Holds the actor still for the first steps: an ignorant critic would undo what imitation taught."""
 
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._steps = steps
 
-def score_of(policy: Actor, family: Family, split: Split, patients: range) -> float:
-    """Mean score of the policy, played greedily on those patients."""
-    player = actor.agent(policy, family)
-    scores = []
-    for seed in patients:
-        episode = family.begin(policy.about.task, seed, split)
-        while not episode.done:
-            episode.step(player.act(episode.observe(), episode.legal_actions))
-        scores.append(episode.score())
-    return fmean(scores)
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self._steps:
+            self.model.policy.actor.requires_grad_(self.num_timesteps > self._steps)
 
 
 class Looks(BaseCallback):
@@ -169,8 +215,9 @@ class Looks(BaseCallback):
         stop: Any,
     ) -> None:
         super().__init__()
-        self._run, self._config, self._family = run, config, family
+        self._run, self._config = run, config
         self._progress, self._stop = progress, stop
+        self._keeper = keeper(config, family)
         self._best = -1.0
         self._next = self._looked = 0
         self._ended: list[dict[str, Any]] = []
@@ -179,11 +226,11 @@ class Looks(BaseCallback):
     def _on_training_start(self) -> None:
         at = self.model.num_timesteps
         self._next = at + self._config.validate_every if at else 0
-        kept = [line for line in lines(self._run / "metrics.jsonl") if line["step"] <= at]
-        with (self._run / "metrics.jsonl").open("w", encoding="utf-8") as journal:
+        kept = [line for line in lines(self._run / METRICS) if line["step"] <= at]
+        with (self._run / METRICS).open("w", encoding="utf-8") as journal:
             journal.writelines(json.dumps(line) + "\n" for line in kept)
-        if at and (self._run / "policy.safetensors").is_file():
-            self._best = actor.read(self._run / "policy.safetensors").about.score
+        if at and (self._run / POLICY).is_file():
+            self._best = self._keeper.best(self._run / POLICY)
         if not at:
             self._look()
 
@@ -202,17 +249,14 @@ class Looks(BaseCallback):
     def _look(self) -> None:
         config = self._config
         self._looked, self._next = self.num_timesteps, self.num_timesteps + config.validate_every
-        policy = exported(self.model, config, self._family, 0.0)
-        patients = range(config.validation_patients)
-        found = score_of(policy, self._family, "validation", patients)
+        found = self._keeper.score(self.model)
         if found > self._best:
             self._best = found
-            best = exported(self.model, config, self._family, found)
-            actor.write(self._run / "policy.safetensors", best)
+            self._keeper.write(self.model, self._run / POLICY, found)
         self._write_line({"validation": found, **self._trained()})
         half = self._run / "checkpoint.part.zip"
         self.model.save(half)
-        half.replace(self._run / "checkpoint.zip")
+        half.replace(self._run / CHECKPOINT)
         self._ended.clear()
         self._tell({"reward": found})
 
@@ -231,11 +275,15 @@ class Looks(BaseCallback):
 
     def _write_line(self, figures: dict[str, float]) -> None:
         seconds = round(time.monotonic() - self._began, 3)
-        line = {"stage": "ppo", "step": self.num_timesteps, "seconds": seconds, **figures}
-        with (self._run / "metrics.jsonl").open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(line) + "\n")
+        note(self._run, {"stage": "ppo", "step": self.num_timesteps, "seconds": seconds, **figures})
 
     def _tell(self, figures: dict[str, float] | None = None) -> None:
         if self._progress:
             done = min(self.num_timesteps, self._config.steps)
             self._progress(self._config.algo, done, self._config.steps, figures or self._trained())
+
+
+def note(run: Path, told: dict[str, Any]) -> None:
+    """Append one line to the run's metrics."""
+    with (run / METRICS).open("a", encoding="utf-8") as journal:
+        journal.write(json.dumps(told) + "\n")
