@@ -1,4 +1,5 @@
 # The environment server, without torch. docker build -t rounds . && docker run -p 7860:7860 rounds
+# Its flags are variables here: docker run -e ROUNDS_TOKEN=... -e ROUNDS_RATE=50 (.env.example lists them)
 FROM python:3.11-slim AS build
 WORKDIR /app
 COPY requirements/env.txt requirements/env.txt

@@ -6,10 +6,11 @@ Knows how doors are mounted and how a process starts and stops; imports neither 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from env_server import flags
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -20,12 +21,9 @@ if TYPE_CHECKING:
     from env_server.play import Limits
     from env_server.wire import RewardStyle
 
-DEFAULT_FAMILY = "polypharmacy"
-DEFAULT_PORT = 7860
-
 
 def create_app(
-    family: str = DEFAULT_FAMILY,
+    family: str = flags.FAMILY,
     *,
     reward_style: RewardStyle = "signed",
     capacity: int = 256,
@@ -115,7 +113,7 @@ def _guarded(app: FastAPI, limits: Limits, metrics: Metrics, keeper: Keeper) -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns 0 after a clean stop, 1 where it could not start."""
-    options = _parser().parse_args(argv)
+    options = flags.read(argv)
     from env_server import debug_door, logs, process, registry
     from env_server.contract import RoundsError
 
@@ -191,115 +189,6 @@ def _cannot_listen(options: argparse.Namespace, error: OSError) -> str:
         f"error: cannot listen on {options.host}:{options.port}: {error.strerror or error}; "
         f"choose another with --port (0 takes a free one) or --host"
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m env_server.app", description="Serve the environments over HTTP and sockets."
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network")
-    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="0 takes a free port")
-    parser.add_argument("--family", default=DEFAULT_FAMILY, help="the family at the root")
-    parser.add_argument(
-        "--tables", metavar="DIR", help="a hospital's own tables for that family (default: shipped)"
-    )
-    parser.add_argument(
-        "--reward-style",
-        choices=("signed", "bounded"),
-        default="signed",
-        help="bounded clamps every reward shown into (0.001, 0.999)",
-    )
-    parser.add_argument("--capacity", type=_positive, default=256, help="sessions at one time")
-    parser.add_argument("--idle-s", type=_seconds, default=1800.0, help="unused sessions end after")
-    parser.add_argument(
-        "--agent",
-        default=os.environ.get("SUGGEST_AGENT") or None,
-        help="who answers /agent/suggest, as in eval.compare (default: SUGGEST_AGENT, else heuristic)",
-    )
-    parser.add_argument(
-        "--bandit",
-        metavar="DIR",
-        help="the trained bandit behind /bandit, e.g. runs/bandit/review_easy (default: the demo's)",
-    )
-    _add_limits(parser.add_argument_group("limits"))
-    _add_keeping(parser.add_argument_group("who may, and what is written down"))
-    return parser
-
-
-def _add_limits(group: argparse._ArgumentGroup) -> None:
-    for name, default, words in (
-        ("begin", 55.0, "building a case may take; then the reset is refused"),
-        ("step", 30.0, "one step may take; then its episode is dropped"),
-        ("send", 15.0, "a socket that does not read is dropped after"),
-        ("ping", 30.0, "a silent socket is asked whether it is there every"),
-        ("pong", 60.0, "and dropped where it has not answered after"),
-        ("drain", 5.0, "answers under way may take once told to stop"),
-    ):
-        flag = f"--{name}-s"
-        help = f"{words} this many seconds (default: {default:g})"
-        group.add_argument(flag, type=_seconds, default=default, metavar="S", help=help)
-    group.add_argument(
-        "--max-body", type=_positive, default=65536, metavar="BYTES", help="of a frame or a body"
-    )
-    group.add_argument(
-        "--rate",
-        type=_rate,
-        default=0.0,
-        metavar="N",
-        help="requests a second from one address, frames a second from one socket (default: any)",
-    )
-
-
-def _add_keeping(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--token",
-        default=os.environ.get("ROUNDS_TOKEN") or None,
-        help="asked of whoever changes more than one session (default: ROUNDS_TOKEN)",
-    )
-    group.add_argument(
-        "--cors",
-        action="append",
-        default=[],
-        metavar="ORIGIN",
-        help="a site whose pages may call this server, e.g. https://example.org; may be repeated",
-    )
-    group.add_argument(
-        "--debug-latent",
-        action="store_true",
-        help="open /debug/latent, which tells what episodes hide; never for training or measuring",
-    )
-    group.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="warning"
-    )
-    group.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="on standard error"
-    )
-
-
-def _port(given: str) -> int:
-    if not given.isdecimal() or int(given) > 65535:
-        raise argparse.ArgumentTypeError(f"{given!r} is no port; ports are 0 to 65535")
-    return int(given)
-
-
-def _seconds(given: str) -> float:
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds <= 1e6:
-        raise argparse.ArgumentTypeError(f"{given!r} is not a number of seconds above 0")
-    return seconds
-
-
-def _rate(given: str) -> float:
-    return 0.0 if given in ("0", "0.0") else _seconds(given)
-
-
-def _positive(given: str) -> int:
-    if not given.isdecimal() or int(given) < 1:
-        raise argparse.ArgumentTypeError(f"{given!r} is not a whole number of 1 or more")
-    return int(given)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from env_server import registry
+from env_server import flags, registry
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -174,6 +174,7 @@ def test_env_example_lists_exactly_the_variables_that_are_read() -> None:
     assert all(f"${{{name}:-" in text_of(ROOT / "scripts" / "bootstrap") for name in read)
     for path in [*sources(*ROOMS), *ROOT.glob("*.py")]:
         read |= variables_read(ast.parse(text_of(path)))
+    read |= set(flags.variables())  # the server's flags by other names
     read -= {"WORLD_SIZE"}  # torchrun and accelerate set it; nobody writes it down
     listed = re.findall(r"^([A-Z_0-9]+)=", text_of(ROOT / ".env.example"), re.M)
     assert set(listed) == read

@@ -415,14 +415,15 @@ def test_a_bad_flag_ends_with_usage(given: list[str]) -> None:
 @pytest.mark.slow
 def test_what_no_flag_says_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {
-        **{
-            "ROUNDS_RATE": "50",
-            "ROUNDS_IDLE_S": " 7 ",
-            "ROUNDS_CAPACITY": "",
-            "ROUNDS_PORT": "tcp://",
-        },
-        **{"ROUNDS_CORS": "https://a https://b", "ROUNDS_DEBUG_LATENT": "1", "SUGGEST_AGENT": "x"},
-        **{"ROUNDS_TOKEN": "-secret", "ROUNDS_LOG_FORMAT": "json"},
+        "ROUNDS_RATE": "50",
+        "ROUNDS_IDLE_S": " 7 ",
+        "ROUNDS_CAPACITY": "",
+        "ROUNDS_PORT": "tcp://",
+        "ROUNDS_CORS": "https://a https://b",
+        "ROUNDS_DEBUG_LATENT": "1",
+        "SUGGEST_AGENT": "x",
+        "ROUNDS_TOKEN": "-secret",
+        "ROUNDS_LOG_FORMAT": "json",
     }
     for name, value in said.items():
         monkeypatch.setenv(name, value)
