@@ -16,7 +16,10 @@ from operator import ge, le
 from os import cpu_count
 from typing import Any, Literal
 
-PACKAGES = ("numpy", "scipy", "pydantic", "torch", "transformers", "trl", "openenv-core")
+PACKAGES = (
+    *("numpy", "scipy", "pydantic", "torch", "transformers", "trl", "openenv-core"),
+    *("uvicorn", "uvloop", "websockets"),
+)
 
 
 @dataclass(frozen=True, slots=True)

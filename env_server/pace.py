@@ -26,6 +26,7 @@ DOUBTS: Final = 16  # runs on the loop between SHORT_S and HELD_S that cost it t
 RELAPSE: Final = (
     512  # short runs after a long one: attempts at one case are short all but the first
 )
+CHECKED: Final = 64  # short runs after one that held the loop: perhaps another program was to blame
 SHARE_S: Final = 0.002  # how long one request may hold the loop before others are served
 
 
@@ -57,7 +58,7 @@ class Pace:
         elif clock_s <= HELD_S:
             self._trust[form] = self._trust.get(form, 0) - 1
         else:
-            self._trust[form] = PROOFS - RELAPSE
+            self._trust[form] = PROOFS - CHECKED
 
     def took_apart(self, form: Form, clock_s: float, processor_s: float) -> None:
         """Learn from a step on a thread, of which the processor's share is known."""

@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection
 from env_server import app as server
 from env_server import registry
 from env_server.contract import Action, Refusal, Step, canonical
-from env_server.pace import DOUBTS, HELD_S, PROOFS, RELAPSE, SHORT_S, WAITED_S, Pace
+from env_server.pace import CHECKED, DOUBTS, HELD_S, PROOFS, RELAPSE, SHORT_S, WAITED_S, Pace
 from env_server.play import Limits
 from env_server.workers import Worker
 
@@ -195,12 +195,16 @@ def test_a_form_is_trusted_once_short_and_distrusted_once_long() -> None:
         assert pace.place(form) == "thread"
         pace.took_apart(form, SHORT_S, SHORT_S / 2)
     assert pace.place(form) == "loop"
-    pace.took(form, HELD_S * 2)
-    for _ in range(RELAPSE - 1):
+    for more, long in (
+        (CHECKED, lambda: pace.took(form, HELD_S * 2)),
+        (RELAPSE, lambda: pace.took_apart(form, SHORT_S * 2, SHORT_S * 2)),
+    ):
+        long()
+        for _ in range(more - 1):
+            pace.took_apart(form, 0.0, 0.0)
+        assert pace.place(form) == "thread"
         pace.took_apart(form, 0.0, 0.0)
-    assert pace.place(form) == "thread"
-    pace.took_apart(form, 0.0, 0.0)
-    assert pace.place(form) == "loop"
+        assert pace.place(form) == "loop"
 
 
 def test_a_form_that_dawdles_on_the_loop_is_forgiven_at_times_but_not_for_ever() -> None:
