@@ -67,8 +67,9 @@ class KeptCache:
                 else torch.multinomial(all_BV.exp(), 1)[:, 0]
             )
             chosen_B = all_BV.gather(1, token_B[:, None])[:, 0].tolist()
+            tokens_B = token_B.tolist()  # at once: on a GPU each number read costs a wait
             for row in live_B.nonzero()[:, 0].tolist():
-                answers[row].append(int(token_B[row]))
+                answers[row].append(tokens_B[row])
                 logprobs[row].append(chosen_B[row])
             live_B &= ~torch.isin(token_B, ends)
             if not live_B.any():
