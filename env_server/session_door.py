@@ -6,7 +6,6 @@ and belongs to whoever holds it.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 from fastapi import APIRouter, Query, Request
@@ -17,6 +16,7 @@ from env_server.contract import JsonObject, RoundsError, options_of
 from env_server.guard import Keeper
 from env_server.http_door import Behind, body_of, guarded, json_reply, problem, status_of
 from env_server.openapi import ref
+from env_server.pace import Share
 from env_server.play import NoEpisode, Play
 from env_server.sessions import Session
 
@@ -65,10 +65,9 @@ def routes(play: Play, keeper: Keeper) -> APIRouter:
             steps, most = body.get("steps"), play.limits.batch
             if not isinstance(steps, list) or not 1 <= len(steps) <= most:
                 raise wire.BadMessage(f"steps must be a list of 1 to {most} steps")
-            results = []
-            for at, one in enumerate(steps):
-                if at % 8 == 7:
-                    await asyncio.sleep(0)  # others are served between
+            results, share = [], Share()
+            for one in steps:
+                await share.pause()
                 results.append(await _one(play, one))
             return json_reply({"results": results})
 
