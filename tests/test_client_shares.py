@@ -190,7 +190,7 @@ def test_no_more_seats_are_taken_than_the_pool_has(url: str) -> None:
         serving_here(create_app(LINE.name, families=[LINE], capacity=40)) as url,
         connect(url, LINE.name, pool=40) as link,
     ):
-        for _ in range(25):
+        for _ in range(12):
             room = 40 - len(live)
             live += link.begin_many(WANTED[: draw.randint(0, room)])
             if len(live) < 40:
