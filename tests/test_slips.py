@@ -136,3 +136,9 @@ def test_slips_are_for_models_built_here(tmp_path: Path) -> None:
 def test_a_share_out_of_range_is_named(share: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert sft.main(["--config", "configs/sft/demo.yaml", "--slips", share]) == 2
     assert "slips holds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("start", ["runs/none/model", "./none", "/none/model"])
+def test_a_folder_that_is_not_there_is_said_to_be_one(start: str) -> None:
+    with pytest.raises(BadRun, match=r"there is no such folder.*python -m training\.sft"):
+        sft.load_start(start, lora=False, cpu=True)

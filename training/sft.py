@@ -192,6 +192,11 @@ def load_start(start: str, lora: bool, cpu: bool, quantize: bool = False) -> tup
 
     # full training keeps weights in float32: in bfloat16 small updates vanish
     half = lora and not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if _meant_as_folder(start) and not Path(start).is_dir():
+        raise BadRun(
+            f"cannot load model {start!r}: there is no such folder. A warm start makes one:"
+            " python -m training.sft --output RUN leaves RUN/model; init=tiny needs none"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(start)
         model = AutoModelForCausalLM.from_pretrained(
@@ -208,6 +213,11 @@ def load_start(start: str, lora: bool, cpu: bool, quantize: bool = False) -> tup
     if not tokenizer.chat_template:
         raise BadRun(f"the tokenizer of {start!r} has no chat template; take an instruct model")
     return model, tokenizer
+
+
+def _meant_as_folder(start: str) -> bool:
+    """Whether it can be no Hub id: those are NAME or OWNER/NAME."""
+    return start.count("/") > 1 or start.startswith((".", "/", "~", "runs/"))
 
 
 def _four_bits(cpu: bool) -> Any:
@@ -417,6 +427,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except watch.Interrupted as stopped:
         print(stopped, file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print(watch.AT_ONCE, file=sys.stderr)
         return 130
     print(model)
     return 0
