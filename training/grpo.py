@@ -316,6 +316,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except watch.Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return 130
+    except KeyboardInterrupt:
+        print(watch.AT_ONCE, file=sys.stderr)
+        return 130
     print(model)
     return 0
 

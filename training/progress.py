@@ -18,6 +18,9 @@ from typing import Any
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]  # stage, done, of, figures
 
+# what a command says that was stopped before, or in the middle of, a step
+AT_ONCE = "stopped at once; the same command goes on from the last checkpoint, or begins again"
+
 
 class Interrupted(RuntimeError):
     """The run was stopped on request; what it had reached is saved."""

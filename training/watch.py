@@ -17,9 +17,10 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training import progress
-from training.progress import Interrupted, Progress, line, lines
+from training.progress import AT_ONCE, Interrupted, Progress, line, lines
 
 __all__ = [
+    "AT_ONCE",
     "Interrupted",
     "Journal",
     "Progress",
