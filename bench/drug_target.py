@@ -182,11 +182,11 @@ def curated(family: Family, seeds: int) -> list[Figure]:
                 )
                 asked += "binding_site_allosteric" in episode.seen
             low, high = wilson(right, seeds)
-            least = ("least", 0.8) if agent == "reference" else (None, None)
-            name = f"{scenario}: {agent}, right"
-            figures.append(
-                Figure(name, right / seeds, "share", seeds, *least, low, high)  # type: ignore[arg-type]
+            figure = Figure(
+                f"{scenario}: {agent}, right", right / seeds, "share", seeds, low=low, high=high
             )
+            judged = agent == "reference"
+            figures.append(replace(figure, at="least", bound=0.8) if judged else figure)
             if scenario.startswith("ptpn11") and agent == "reference":
                 name = f"{scenario}: {agent} asks for the allosteric site"
                 figures.append(Figure(name, asked / seeds, "share", seeds))
@@ -285,7 +285,8 @@ def steps_a_second(
     for seed in range(episodes):
         task = TASKS[seed % len(TASKS)]
         episode = cast(ValidationEpisode, family.begin(task, seed, "train"))
-        draws, moves = Stream("bench drug_target speed", seed), []
+        draws = Stream("bench drug_target speed", seed)
+        moves: list[DrugTargetAction] = []
         while not episode.done:
             open_ = cast(Sequence[DrugTargetAction], episode.legal_actions())
             # reports end an episode at once: leave them for the last of ten steps

@@ -8,6 +8,7 @@ counting; what a right episode is, is `scripted.py`'s.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import socket
@@ -17,10 +18,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from bench.bad_road import FAULTS, Fault, bad_road
 from bench.processes import children
@@ -41,6 +44,12 @@ held = connect(sys.argv[1], pool=64).begin_many([(None, seed, "train") for seed 
 print("holding", flush=True)
 time.sleep(600)
 """
+
+
+HANDSHAKE = (
+    "GET /ws HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 class Server:
@@ -191,6 +200,49 @@ def client_killed(holding: int) -> float:
             return time.perf_counter() - began
 
 
+@contextmanager
+def deaf_peer(url: str) -> Iterator[None]:
+    """A peer that asks for one long answer after another and reads none of them."""
+    where = urlsplit(url)
+    with socket.socket() as bare:
+        bare.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        bare.connect((where.hostname, where.port))
+        bare.sendall(HANDSHAKE.format(where.netloc).encode())
+        bare.recv(4096)
+        asking = threading.Thread(target=_ask_until_cut, args=(bare,), daemon=True)
+        asking.start()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                bare.shutdown(socket.SHUT_RDWR)
+            asking.join(10.0)
+
+
+def _ask_until_cut(bare: socket.socket) -> None:
+    body = b'{"type":"reset","data":{"task_id":"review_complex"}}'
+    with suppress(OSError):
+        while True:
+            bare.sendall(b"\x81" + bytes([0x80 | len(body)]) + b"\0\0\0\0" + body)  # masked with 0
+
+
+def slow_reader(wanted: Sequence[Script]) -> tuple[Performance, float]:
+    """What others play beside a peer that does not read, and seconds until its seat is free."""
+    with Server("--send-s", "1") as server, deaf_peer(server.url):
+        began = time.perf_counter()
+        with door_to(server.url, len(wanted)) as door:
+            seen = perform(door, wanted)
+        while _taken(server.url) > 0 and time.perf_counter() - began < PATIENCE_S:
+            time.sleep(0.02)
+        return seen, time.perf_counter() - began
+
+
+def _taken(url: str) -> int:
+    with urlopen(f"{url}/v1/capacity", timeout=DEADLINE_S) as answer:
+        seats: int = json.load(answer)["taken"]
+        return seats
+
+
 def port_taken() -> float:
     """1 where a server on a taken port says so and leaves; 0 otherwise."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -238,8 +290,12 @@ def measure(quick: bool, kills: int, folder: Path) -> list[Figure]:
     from bench.kills import kill_figures
 
     figures = road_figures(8 if quick else 64)
+    seen, free_s = slow_reader(scripts(TASK, 8))
     figures += [
         Figure("client killed: seat free after", client_killed(16), "s", 16, "most", 1.0),
+        Figure("slow reader: wrong or lost beside it", seen.wrong + seen.lost, "", 8, "most", 0),
+        Figure("slow reader: longest turn beside it", seen.longest_s, "s", 8, "most", DEADLINE_S),
+        Figure("slow reader: its seat free after", free_s, "s", 1, "most", PATIENCE_S / 2),
         Figure("port taken: said so", port_taken(), "times", 1, "least", 1),
     ]
     figures += kill_figures(kills, folder)

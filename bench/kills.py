@@ -13,14 +13,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bench.processes import descendants, still_running
 from bench.promise import Figure
+from bench.warm import Nursery, Trainer
 from env_server.seeds import Stream
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,28 +81,21 @@ def warm_start(folder: Path) -> Path:
 # -- a run -----------------------------------------------------------------------------------------
 
 
-def launch(model: Path, run: Path) -> subprocess.Popen[bytes]:
+def launch(nursery: Nursery, model: Path, run: Path) -> Trainer:
     knobs = {**FLAGS, "model": model, "output": run}
     flags = [text for name, value in knobs.items() for text in (f"--{name}", str(value))]
-    with _log(run).open("ab") as said:
-        return subprocess.Popen(
-            [sys.executable, "-m", "training.grpo", *flags],
-            cwd=ROOT,
-            stdout=said,
-            stderr=said,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
-        )
+    return nursery.start(flags, _log(run))
 
 
 def _log(run: Path) -> Path:
     return run.parent / f"{run.name}.log"
 
 
-def ended_well(child: subprocess.Popen[bytes], run: Path) -> None:
+def ended_well(child: Trainer, run: Path) -> None:
     """Wait for the end. Raises RuntimeError with what the run said where it is a bad one."""
     try:
         code = child.wait(LIMIT_S)
-    except subprocess.TimeoutExpired:
+    except TimeoutError:
         child.kill()
         raise RuntimeError(f"the run hangs:\n{_tail(run)}") from None
     if code != 0:
@@ -135,7 +129,7 @@ def over(run: Path) -> bool:
 
 
 def await_moment(
-    child: subprocess.Popen[bytes], happened: Callable[[], bool], within_s: float | None = None
+    child: Trainer, happened: Callable[[], bool], within_s: float | None = None
 ) -> bool:
     """Wait until it has happened, or for so long; whether the run is still alive then.
 
@@ -151,13 +145,13 @@ def await_moment(
     return child.poll() is None
 
 
-def paced(model: Path, run: Path) -> Pace:
+def paced(nursery: Nursery, model: Path, run: Path) -> Pace:
     """Run to the end undisturbed, or read how long that took when it was done."""
     noted = run.parent / "pace.json"
     if noted.is_file():
         return Pace(**json.loads(noted.read_text("utf-8")))
     shutil.rmtree(run, ignore_errors=True)  # what was interrupted tells no times
-    times, child = [time.perf_counter()], launch(model, run)
+    times, child = [time.perf_counter()], launch(nursery, model, run)
     for happened in (
         lambda: begun_step(run) >= 1,
         lambda: last_step(run) >= 1,
@@ -180,7 +174,9 @@ def paced(model: Path, run: Path) -> Pace:
 # -- a kill ----------------------------------------------------------------------------------------
 
 
-def struck(model: Path, folder: Path, number: int, count: int, pace: Pace) -> Kill | None:
+def struck(
+    nursery: Nursery, model: Path, folder: Path, number: int, count: int, pace: Pace
+) -> Kill | None:
     """Kill the run of that number for the `count`-th time in all; None where it was done first.
 
     The moment goes round MOMENTS. Every second round the server dies with the trainer; within a step
@@ -188,7 +184,7 @@ def struck(model: Path, folder: Path, number: int, count: int, pace: Pace) -> Ki
     """
     draws, moment = Stream("kills", "grpo", count), MOMENTS[count % len(MOMENTS)]
     run, with_server = folder / f"killed-{number}", (count // len(MOMENTS)) % 2 == 0
-    child = launch(model, run)
+    child = launch(nursery, model, run)
     try:
         if not _wait_for(moment, child, run, pace, draws, with_server):
             ended_well(child, run)
@@ -198,7 +194,7 @@ def struck(model: Path, folder: Path, number: int, count: int, pace: Pace) -> Ki
             _kill(started)
     finally:
         child.kill()
-        child.wait()
+        child.wait(LIMIT_S)
     step = last_step(run)
     torn, orphans = begun_step(run) > step, still_running(started)
     return Kill(number, moment, step, torn, with_server, orphans)
@@ -206,7 +202,7 @@ def struck(model: Path, folder: Path, number: int, count: int, pace: Pace) -> Ki
 
 def _wait_for(
     moment: Moment,
-    child: subprocess.Popen[bytes],
+    child: Trainer,
     run: Path,
     pace: Pace,
     draws: Stream,
@@ -220,7 +216,8 @@ def _wait_for(
             child, lambda: last_step(run) > before, pace.first_s * (0.1 + 0.9 * part)
         )
     if moment == "writing":
-        await_moment(child, lambda: begun_step(run) > before)
+        at = min(before + draws.between(1, 2), STEPS)  # now and then with a whole one before it
+        await_moment(child, lambda: begun_step(run) >= at)
         # half of them at once: so short a while is soon missed
         return await_moment(child, _never, pace.write_s * max(0.0, 2 * part - 1))
     if not await_moment(child, lambda: last_step(run) >= following):
@@ -241,6 +238,48 @@ def _kill(pids: Sequence[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+# -- a full disk -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(folder: Path, mebibytes: int = 64) -> Iterator[Path | None]:
+    """A file system of that size; None where this user may not mount one."""
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    try:
+        yield folder if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def full_disk_figures(
+    nursery: Nursery, model: Path, folder: Path, wanted: dict[str, Any]
+) -> list[Figure]:
+    """Fill the disk under a run after its first checkpoint, make room again, and let it end."""
+    with small_disk(folder / "disk") as disk:
+        if disk is None:
+            print("full disk: not measured, a small disk cannot be mounted here", file=sys.stderr)
+            return []
+        run, filler = disk / "run", disk / "filler"
+        child = launch(nursery, model, run)
+        await_moment(child, lambda: last_step(run) >= 1)
+        filler.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - (4 << 10))))
+        stopped = child.wait(LIMIT_S) == 2 and "Make room" in _tail(run)
+        filler.unlink()
+        ended_well(launch(nursery, model, run), run)
+        same = evidence(run) == wanted
+    name = "disk full"
+    return [
+        Figure(f"{name}: run stopped and said the way out", float(stopped), "", 1, "least", 1),
+        Figure(f"{name}: run resumed to the same bytes", float(same), "", 1, "least", 1),
+    ]
 
 
 # -- what is left ----------------------------------------------------------------------------------
@@ -286,23 +325,25 @@ def note(folder: Path, kill: Kill) -> None:
 def kill_figures(kills: int, folder: Path) -> list[Figure]:
     """Kill trainers `kills` times in all, over as many runs as that takes, and let each end."""
     model = warm_start(folder)
-    pace = paced(model, folder / "alone")
-    wanted = evidence(folder / "alone")
-    if not whole(wanted):
-        raise RuntimeError("the undisturbed run's own lines are not whole")
-    told = noted(folder)
-    number = told[-1].run if told else 0
-    while len(told) < kills:
-        number += over(folder / f"killed-{number}")
-        kill = struck(model, folder, number, len(told), pace)
-        if kill is not None:
-            note(folder, kill)
-            told.append(kill)
-    runs = [folder / f"killed-{one}" for one in range(number + 1)]
-    for run in runs:
-        if not over(run):
-            ended_well(launch(model, run), run)
-    return _figures(kills, told, [evidence(run) for run in runs], wanted, pace)
+    with Nursery() as nursery:
+        pace = paced(nursery, model, folder / "alone")
+        wanted = evidence(folder / "alone")
+        if not whole(wanted):
+            raise RuntimeError("the undisturbed run's own lines are not whole")
+        told = noted(folder)
+        number = told[-1].run if told else 0
+        while len(told) < kills:
+            number += over(folder / f"killed-{number}")
+            kill = struck(nursery, model, folder, number, len(told), pace)
+            if kill is not None:
+                note(folder, kill)
+                told.append(kill)
+        runs = [folder / f"killed-{one}" for one in range(number + 1)]
+        for run in runs:
+            if not over(run):
+                ended_well(launch(nursery, model, run), run)
+        figures = _figures(kills, told, [evidence(run) for run in runs], wanted, pace)
+        return figures + full_disk_figures(nursery, model, folder, wanted)
 
 
 def _figures(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +18,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
+from bench.processes import descendants, still_running  # noqa: E402
 from configs.loader import ConfigError  # noqa: E402
 from eval.heldout import trained_on  # noqa: E402
 from training import grpo  # noqa: E402
@@ -148,6 +153,68 @@ def test_passes_by_length_learn_the_same(finished: Path, start: Path, tmp_path: 
     )
     for figure in ("loss", "grad_norm", "entropy", "num_tokens"):
         assert cut[figure] == pytest.approx(whole[figure], rel=1e-4, abs=1e-6)
+
+
+@contextmanager
+def beside(run: Path, flags: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """The run in a process group of its own, as a shell would start it."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "training.grpo", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def await_first(child: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 240
+    while not happened():
+        assert child.poll() is None and time.monotonic() < deadline, child.communicate()[1]
+        time.sleep(0.002)
+
+
+def test_ctrl_c_saves_says_so_and_the_same_command_ends_with_the_same_bytes(
+    finished: Path, start: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    seldom = flags(start, run, save_steps=50, in_process=False)  # only Ctrl-C writes a checkpoint
+    with beside(run, seldom) as child:
+        await_first(child, lambda: (run / "metrics.jsonl").is_file() and bool(steps(run)))
+        started = descendants(child.pid)
+        os.killpg(child.pid, signal.SIGINT)  # the terminal tells the whole group
+        _, said = child.communicate(timeout=120)
+    (saved,) = (run / "checkpoints").glob("checkpoint-*")
+    step = saved.name.rpartition("-")[2]
+    assert child.returncode == 130
+    assert f"stopped at step {step} of 3, checkpoint in {run / 'checkpoints'}" in said
+    assert "the same command goes on" in said and "Traceback" not in said
+    assert step in ("1", "2") and not (run / "model").exists()
+    assert started and still_running(started) == 0
+
+    assert main(seldom) == 0
+    assert steps(run) == [1, 2, 3]
+    for name in ("model", "best"):
+        written = f"{name}/model.safetensors"
+        assert (run / written).read_bytes() == (finished / written).read_bytes()
+
+
+def test_ctrl_c_before_the_first_step_says_what_is_left_without_a_traceback(
+    start: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with beside(run, flags(start, run, in_process=False)) as child:
+        await_first(child, (run / "server.log").is_file)
+        os.killpg(child.pid, signal.SIGINT)
+        _, said = child.communicate(timeout=120)
+    assert child.returncode == 130
+    assert "stopped at once" in said and "Traceback" not in said
 
 
 def test_lora_trains_adapters_and_hands_over_a_whole_model(start: Path, tmp_path: Path) -> None:
