@@ -108,6 +108,12 @@ def rows() -> list[Row]:
         Row("one-drug marginal screen", 1_000, 3, plain(marginal), quick=True),
         Row("ridge, active search, exact rewards", 10_000, 2, plain(ridge_search)),
         Row(
+            "ridge, active search, exact rewards capped at 1.3",
+            10_000,
+            2,
+            plain(partial(ridge_search, cap=1.3)),
+        ),
+        Row(
             "paper, a tenth: warm-up 2 000 + 1 000, retrained every 50",
             3_000,
             1,
@@ -116,8 +122,15 @@ def rows() -> list[Row]:
         Row("best", 10_000, 2, searched("best")),
         Row("best, exact rewards", 10_000, 1, searched("best", reward_noise=0.0)),
         Row("best, asked for precision .999", 10_000, 2, searched("best", precision=0.999)),
+        Row("best, answers as they are", 10_000, 2, searched("best", cap=None, bold=False)),
+        Row("best, no bold line", 10_000, 1, searched("best", bold=False)),
         Row("best without pairs", 10_000, 1, searched("best", pairs=0)),
-        Row("best, network alone", 10_000, 1, searched("best", leg=False, pairs=0, **pool)),
+        Row(
+            "best, network alone",
+            10_000,
+            1,
+            searched("best", leg=False, pairs=0, bold=False, **pool),
+        ),
         Row("best, U never refreshed", 10_000, 1, searched("best", refresh=False)),
         Row("best, spread not scaled by noise", 10_000, 1, searched("best", noise_scaled=False)),
         Row("best, rows asked again", 10_000, 1, searched("best", repeats=True)),
@@ -126,7 +139,7 @@ def rows() -> list[Row]:
             "best, evolution instead of the pool",
             2_500,
             1,
-            searched("best", over="evolution", rows_a_step=1, retrain_every=100),
+            searched("best", over="evolution", rows_a_step=1, retrain_every=100, bold=False),
         ),
     ]
 

@@ -72,8 +72,9 @@ def test_a_search_finds_more_than_asking_at_random(data: Combinations, here: Pat
     assert line["never_asked"] > 0
 
 
-def test_what_was_stopped_goes_on_to_the_same_bits(here: Path) -> None:
-    whole, halves = small(here / "whole"), small(here / "halves")
+@pytest.mark.parametrize("knobs", [{}, {"cap": 1.3, "bold": True}])
+def test_what_was_stopped_goes_on_to_the_same_bits(here: Path, knobs: Any) -> None:
+    whole, halves = small(here / "whole", **knobs), small(here / "halves", **knobs)
     train(whole)
     stop = threading.Event()
     with pytest.raises(Interrupted, match="goes on from there"):
@@ -125,6 +126,8 @@ def _written(folder: Path, config: BanditConfig) -> Path:
         ({"warmup": 900}, "warmup is 900"),
         ({"evaluations": 5000}, "there are 2000 combinations"),
         ({"leg": False}, "set leg to true"),
+        ({"cap": 1.0}, "cap is 1.0"),
+        ({"bold": True, "over": "evolution"}, "set leg, over pool"),
         ({"population": 2}, "population is 2"),
         ({"lr": 0.0}, "lr is 0.0"),
     ],
@@ -163,6 +166,34 @@ def test_without_repeats_no_row_is_asked_twice(data: Combinations) -> None:
     while len(search.rows) < 300:
         search.advance(300)
     assert len(np.unique(search.rows)) == len(search.rows) == 300
+
+
+def test_the_bold_line_asks_a_tenth_at_least_and_more_the_more_danger_it_finds(
+    data: Combinations,
+) -> None:
+    knobs = small(Path("unused"), cap=1.3, bold=True).search()
+    search = OptimNeuralTS(data, knobs, seed=0)
+    assert search._boldly(50) == 0  # no line yet
+    search.advance(500)
+
+    shares = []
+    for search.yields in (np.array(y) for y in ([1.0, 0.0], [0.4, 0.4], [0.26, 0.74], [0.0, 0.0])):
+        shares.append(search._boldly(50))
+
+    assert shares == [5, 25, 37, 5]
+
+
+def test_a_cap_is_as_if_nothing_were_more_dangerous(data: Combinations) -> None:
+    """With exact answers, the capped search asks what a search of the capped set would ask."""
+    capped = small(Path("unused"), reward_noise=0.0, cap=1.3).search()
+    level = replace(data, risk=np.minimum(data.risk, np.float32(1.3)))
+    pair = OptimNeuralTS(data, capped, 0), OptimNeuralTS(level, replace(capped, cap=None), 0)
+    for search in pair:
+        while len(search.rows) < 500:
+            search.advance(500)
+
+    assert pair[0].rows.tolist() == pair[1].rows.tolist()
+    assert (data.risk > 1.3).any()
 
 
 def test_warm_up_rewards_are_exact_and_later_ones_are_not(data: Combinations) -> None:

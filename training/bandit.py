@@ -91,6 +91,10 @@ class BanditConfig:
     """Precision of the prior of the line's slopes."""
     pairs: int = 0
     """Pairs of drugs, at most, that become features because they stand out."""
+    cap: float | None = None
+    """Answers above this teach no more than this: danger is sought, not the most of it. None takes them as they are."""
+    bold: bool = False
+    """Beside a capped belief, a line that takes answers as they are asks too: in proportion to the danger it finds."""
     skip_sure: bool = False
     """Do not ask about rows whose danger is beyond doubt."""
     remember: bool = False
@@ -132,6 +136,12 @@ class BanditConfig:
                 raise ValueError(f"{knob} is {getattr(self, knob)}; it must be above 0")
         if self.pairs and not self.leg:
             raise ValueError("pairs are features of the line beside the network; set leg to true")
+        if self.cap is not None and not self.cap > 1.1:
+            raise ValueError(
+                f"cap is {self.cap}; danger begins above 1.1, so the cap lies there too"
+            )
+        if self.bold and not (self.leg and self.over == "pool"):
+            raise ValueError("bold is a second line that asks among all rows; set leg, over pool")
 
     def recipe(self) -> Recipe:
         from training.combinations import Recipe

@@ -17,7 +17,7 @@ from eval.neural_ts import Floats, Leg, Neural, NeuralTS, Rows, Weights
 from training.combinations import Combinations
 from training.evolution import Evolution, differential_evolution
 from training.fitting import Fit, fit
-from training.flagging import Asked, Flags, beyond, expected_precision, probability
+from training.flagging import PASSED, Asked, Flags, beyond, expected_precision, probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,10 @@ class Search:
     """Precision of the prior of the line's slopes."""
     pairs: int = 0
     """Pairs of drugs, at most, that become features because they stand out in what is unexplained."""
+    cap: float | None = None
+    """Answers above this teach no more than this; None takes them as they are."""
+    bold: bool = False
+    """A second line, which takes answers as they are, asks too: in proportion to the danger that it finds."""
     skip_sure: bool = False
     """Do not ask about rows that are flagged already."""
     remember: bool = False
@@ -75,6 +79,8 @@ class OptimNeuralTS:
         pairs = np.zeros((0, 2), np.int64)
         self.model = NeuralTS(Neural.fresh(weights, knobs.lam), None, pairs, none, none)
         self.features: Rows = self.bits
+        self.bold: Leg | None = None
+        self.yields = np.ones(2)  # share of danger in what the belief asked last, and the bold line
 
     @property
     def asked(self) -> Asked:
@@ -93,7 +99,7 @@ class OptimNeuralTS:
         if self.knobs.over == "evolution":
             self._ask(self._evolved())
         else:
-            self._ask(self._from_pool(min(self.knobs.rows_a_step, room)))
+            self._ask_pool(min(self.knobs.rows_a_step, room))
         self.steps += 1
         if self.steps % self.knobs.retrain_every == 0:
             self._learn()
@@ -131,16 +137,34 @@ class OptimNeuralTS:
     def _sizes(self) -> Floats:
         return np.diff(self.bits.indptr).astype(np.float32)
 
-    def _from_pool(self, n: int) -> np.ndarray:
+    def _ask_pool(self, n: int) -> None:
+        """Ask what the belief draws highest of all rows, and some of what the bold line does."""
         sampled = self._sample(self.features)
-        if not self.knobs.repeats:
-            sampled[self.rows] = -np.inf
         if self.knobs.skip_sure:
             sampled = np.where(self.sure(), sampled - 100, sampled)
-        chosen = np.argpartition(-sampled, n - 1)[:n]
+        if not self.knobs.repeats:
+            sampled[self.rows] = -np.inf
+        own = n - self._boldly(n)
+        chosen = highest(sampled, own)
+        if self.bold is not None and own < n:
+            drawn = self.bold.drawn(self.rng)(self.features)
+            if not self.knobs.repeats:
+                drawn[self.rows] = -np.inf
+            drawn[chosen] = -np.inf
+            chosen = np.concatenate((chosen, highest(drawn, n - own)))
         if not self.knobs.refresh:
             self.model.neural.observe(self.features[chosen])
-        return chosen
+        self._ask(chosen)
+        if own < n:
+            found = self.rewards[-n:] > PASSED
+            self.yields = np.array([found[:own].mean(), found[own:].mean()])
+
+    def _boldly(self, n: int) -> int:
+        """How many of `n` rows the bold line asks: a tenth at least, as the belief does."""
+        if self.bold is None or n < 2:
+            return 0
+        share = self.yields[1] / max(self.yields.sum(), 1e-9)
+        return min(max(round(n * float(np.clip(share, 0.1, 0.9))), 1), n - 1)
 
     def _sample(self, rows: Rows) -> Floats:
         return self.model.sample(rows, self.rng, self.knobs.nu, self.knobs.noise_scaled)
@@ -148,7 +172,7 @@ class OptimNeuralTS:
     # -- learning -----------------------------------------------------------------------------
 
     def _learn(self) -> None:
-        knobs, values = self.knobs, self.rewards
+        knobs, values = self.knobs, self._capped()
         rows = self.features[self.rows]
         if knobs.leg:
             rows, values = self._straighten()
@@ -158,11 +182,15 @@ class OptimNeuralTS:
         if knobs.noise_scaled or knobs.precision is not None:
             self._measure_noise(rows)
 
+    def _capped(self) -> Floats:
+        """What the answers teach. One row far above the threshold would bend a line for all of its drugs."""
+        return self.rewards if self.knobs.cap is None else np.minimum(self.rewards, self.knobs.cap)
+
     def _straighten(self) -> tuple[Rows, Floats]:
         """Fit the line, on single drugs and on pairs that stand out; (feature rows, what it leaves)."""
         asked, knobs = self.asked, self.knobs
         weight = 1 / (0.1**2 + asked.noise**2)  # 0.1: the scatter to expect of RR itself
-        rows, values = self.bits[asked.rows], asked.rewards
+        rows, values = self.bits[asked.rows], self._capped()
         leg = Leg.fitted(rows, values, weight, knobs.ridge)
         if knobs.pairs:
             self.model.pairs = standing_out(rows, values - leg(rows), knobs.pairs)
@@ -170,6 +198,8 @@ class OptimNeuralTS:
             rows = self.features[asked.rows]
             leg = Leg.fitted(rows, values, weight, knobs.ridge)
         self.model.leg = leg
+        if knobs.bold:
+            self.bold = Leg.fitted(rows, asked.rewards, weight, knobs.ridge)
         self._follow_pairs(rows.shape[1])
         return rows, values - leg(rows)
 
@@ -184,7 +214,7 @@ class OptimNeuralTS:
         """Sd of what is left over, by how high the prediction was; the rewards' own noise taken out."""
         asked = self.asked
         mean = self.model.mean(rows)
-        left = asked.rewards - mean
+        left = self._capped() - mean
         if (
             self.model.leg is not None
         ):  # as if the row had not been fitted: a line bends to its rows
@@ -221,6 +251,10 @@ class OptimNeuralTS:
         """(every array, the rest as JSON): what `restore` needs to go on as if never stopped."""
         arrays = neural_ts.tensors(self.model)
         arrays |= {"rows": self.rows, "rewards": self.rewards, "union": self.union}
+        arrays["yields"] = self.yields
+        if self.bold is not None:
+            arrays |= {"bold.slope": self.bold.slope, "bold.root": self.bold.root}
+            arrays["bold.mean"] = np.array([self.bold.mean])
         return arrays, json.dumps({"rng": self.rng.bit_generator.state, "steps": self.steps})
 
     def restore(self, arrays: dict[str, Any], rest: str) -> None:
@@ -229,8 +263,17 @@ class OptimNeuralTS:
         self.steps = told["steps"]
         self.rows, self.rewards = arrays["rows"], arrays["rewards"]
         self.union = arrays["union"].astype(bool)
+        self.yields = arrays["yields"]
+        if "bold.slope" in arrays:
+            mean = float(arrays["bold.mean"][0])
+            self.bold = Leg(mean, arrays["bold.slope"], arrays["bold.root"])
         self.model = neural_ts.from_tensors(arrays)
         self.features = self.model.features(self.bits)
+
+
+def highest(values: Floats, n: int) -> np.ndarray:
+    """The places of the `n` highest values, in no order."""
+    return np.argpartition(-values, n - 1)[:n]
 
 
 def standing_out(rows: Rows, left: Floats, most: int, deviations: float = 3.5) -> np.ndarray:

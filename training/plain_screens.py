@@ -50,24 +50,31 @@ def marginal(data: Combinations, budget: int, rng: np.random.Generator) -> Scree
 
 
 def ridge_search(
-    data: Combinations, budget: int, rng: np.random.Generator, warmup: int = 1000, batch: int = 500
+    data: Combinations,
+    budget: int,
+    rng: np.random.Generator,
+    warmup: int = 1000,
+    batch: int = 500,
+    cap: float = np.inf,
 ) -> Screened:
     """Ask what a line draws highest, never a row twice; flag what was dangerous and what is sure to be.
 
-    Sure is a set of expected precision .98 under the line's own errors.
+    Sure is a set of expected precision .98 under the line's own errors. The line learns from answers up to
+    `cap`: those far above the threshold would bend it for all of their drugs.
     """
     bits = with_pairs(data.bits, NO_PAIRS)
     asked = rng.choice(len(data.risk), min(warmup, budget), replace=False)
     while True:
         values = data.risk[asked].astype(float)
-        leg = Leg.fitted(bits[asked], values, np.full(len(asked), 100.0), ridge=10.0)
+        taught = np.minimum(values, cap)
+        leg = Leg.fitted(bits[asked], taught, np.full(len(asked), 100.0), ridge=10.0)
         if len(asked) >= budget:
             break
         drawn = leg.drawn(rng)(bits)
         drawn[asked] = -np.inf
         room = min(batch, budget - len(asked))
         asked = np.concatenate((asked, np.argpartition(-drawn, room - 1)[:room]))
-    unexplained = float(np.mean((values - leg(bits[asked])) ** 2))
+    unexplained = float(np.mean((taught - leg(bits[asked])) ** 2))
     heard = Asked(asked, values, np.zeros(len(asked)))
     chance = probability_of(leg(bits), leg.variance(bits) + unexplained, heard)
     return expected_precision(chance, 0.98), asked
