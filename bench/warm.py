@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from bench.processes import still_running
 
@@ -100,6 +100,8 @@ class Nursery:
 
 def serve() -> None:
     """Answer requests from standard input: start a trainer, or bury one."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries say while they are imported is no answer
     import peft  # noqa: F401
     import trl.trainer.grpo_trainer  # noqa: F401
 
@@ -110,14 +112,15 @@ def serve() -> None:
         if "pid" in asked:
             answer = os.waitstatus_to_exitcode(os.waitpid(asked["pid"], 0)[1])
         else:
-            answer = os.fork() or _train(asked["flags"], Path(asked["log"]))
-        print(answer, flush=True)
+            answer = os.fork() or _train(asked["flags"], Path(asked["log"]), answers)
+        print(answer, file=answers, flush=True)
 
 
-def _train(flags: list[str], log: Path) -> int:
+def _train(flags: list[str], log: Path, answers: IO[str]) -> int:
     """In the fork: be `python -m training.grpo`. Never returns."""
     from training.grpo import main
 
+    os.close(answers.fileno())
     with log.open("ab") as said, open(os.devnull, "rb") as nothing:
         for ours, theirs in ((nothing.fileno(), 0), (said.fileno(), 1), (said.fileno(), 2)):
             os.dup2(ours, theirs)

@@ -32,9 +32,11 @@ def nursery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nursery
         (tmp_path / folder).mkdir(parents=True)
     for name in ("__init__", "warm", "processes"):
         (tmp_path / "bench" / f"{name}.py").write_text((real / f"{name}.py").read_text())
+    chatty = 'print("INFO a library says hello")'
     for name in ("__init__", "examiner", "guards", "importance", "rollout", "sft", "watch"):
         (tmp_path / "training" / f"{name}.py").touch()
     (tmp_path / "training" / "grpo.py").write_text(TRAINER)
+    (tmp_path / "training" / "guards.py").write_text(chatty)
     for name in ("peft.py", "trl/__init__.py", "trl/trainer/__init__.py"):
         (tmp_path / name).touch()
     (tmp_path / "trl" / "trainer" / "grpo_trainer.py").touch()
