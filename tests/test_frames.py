@@ -60,6 +60,18 @@ def test_a_whole_frame_is_read_as_the_library_reads_it(text: str, cut: int) -> N
         b"\x81\xff" + bytes(8) + b"mask",
         b"",
     ],
+    # masks are drawn anew by every process: bytes make no names
+    ids=(
+        "part",
+        "binary",
+        "ping",
+        "not_utf8",
+        "long",
+        "unmasked",
+        "compressed",
+        "endless",
+        "empty",
+    ),
 )
 def test_whatever_is_no_plain_text_frame_is_left_to_the_library(chunk: bytes) -> None:
     assert whole_text(chunk) is None
@@ -204,6 +216,7 @@ def test_parts_pings_and_frames_that_come_together_are_all_understood(url: str) 
         (Frame(Opcode.TEXT, b"not masked").serialize(mask=False), 1002),
         (client_frame(b"{", fin=False) + client_frame(b"}"), 1002),
     ],
+    ids=("not_utf8", "unmasked", "part_and_whole"),
 )
 def test_a_peer_that_breaks_the_protocol_is_told_by_the_code(
     url: str, chunk: bytes, code: int
