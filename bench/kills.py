@@ -179,8 +179,9 @@ def struck(
 ) -> Kill | None:
     """Kill the run of that number for the `count`-th time in all; None where it was done first.
 
-    The moment goes round MOMENTS; one that was missed is drawn anew with the next run. Every second round the server dies with the trainer; within a step
-    it also dies a little earlier, so that the trainer is killed while it looks for one.
+    The moment goes round MOMENTS; one that was missed is drawn anew with the next run. Every second
+    round the server dies with the trainer; within a step it also dies a little earlier, so that the
+    trainer is killed while it looks for one.
     """
     draws, moment = Stream("kills", "grpo", count, number), MOMENTS[count % len(MOMENTS)]
     run, with_server = folder / f"killed-{number}", (count // len(MOMENTS)) % 2 == 0
