@@ -42,7 +42,7 @@ FLAGS = {
 }
 # what a line says of the clock and not of the learning
 _CLOCK = ("step_time", "rollout_s", "environment_s", "tokens_per_s", "seconds", "time", "_runtime")
-_TORN = 8  # at least one kill in so many finds a checkpoint half written
+_TORN = 20  # at least one kill in so many finds a checkpoint half written: it takes milliseconds
 LIMIT_S = 900.0  # of any one wait: a run that takes longer hangs
 
 Moment = Literal["writing", "within a step", "starting", "handing over"]

@@ -20,7 +20,7 @@ from eval.roster import NotReady, Options
 from eval.trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from eval.generate import TransformersGenerate
+    from eval.generate import Generate
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 INSIDE = ("model", "best", "adapter", "merged")  # where a run's folder keeps what it made
@@ -92,9 +92,14 @@ class LanguagePlayer:
                 template_options=dict(speech.template_options),
             )
 
-    def _generate(self, model: Any, tokenizer: Any, speech: Speech) -> TransformersGenerate:
-        from eval.generate import TransformersGenerate
+    def _generate(self, model: Any, tokenizer: Any, speech: Speech) -> Generate:
+        from eval.generate import GREEDY, TransformersGenerate
+        from eval.kept_cache import KeptCache
 
+        warmth = self.options.temperature
+        # brief prompts are for models built here, whose cache is a plain one
+        if speech.style == "brief" and (warmth == GREEDY or self.options.top_p == 1.0):
+            return KeptCache(model, tokenizer, warmth, speech.answer_tokens)
         return TransformersGenerate(
             model,
             tokenizer,
