@@ -1,5 +1,7 @@
 """REINFORCE with a learned baseline, on any family that can be seen as numbers.
 
+Long because a run's stages and their resumption stand here together.
+
 Patients of the train split alone are played; the policy that scores best on validation patients is kept for
 `reinforce:` in the table. Killed and resumed, a run ends as if it had never been killed.
 """

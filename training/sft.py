@@ -1,5 +1,7 @@
 """The warm start: a model learns an environment's moves from conversations that are worth imitating.
 
+Long because every knob stands here with the sentence that `--help` shows.
+
 TRL's SFTTrainer with loss on the assistant's tokens alone; the result is merged and saved for GRPO.
 Knows nothing of rewards.
 """
