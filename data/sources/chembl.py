@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from data.sources.finding import Disease, Finding, Judged, Params, Subject, check_offered
-from data.sources.wire import Garbled, Request, Wire, listed
+from data.sources.finding import Disease, EvidenceSource, Judged, Params, Subject
+from data.sources.wire import Garbled, Request, listed
 
 HOME: Final = "https://www.ebi.ac.uk/chembl/api/data"
 PAGE: Final = 1000  # the default of 20 is too few; more than 1000 is not given
@@ -20,34 +20,20 @@ MOST_PAGES: Final = 50
 APPROVED: Final = 4.0
 
 
-class Chembl:
+class Chembl(EvidenceSource):
     """Precedent by mechanism of action, in one cancer."""
 
     name = "chembl"
-    offers: tuple[tuple[str, Params], ...] = (("competitor_landscape", {}),)
+    offers = (("competitor_landscape", {}),)
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-
-    def fetch(self, target: Subject, indication: Disease, action: str, params: Params) -> Finding:
-        check_offered(self, action, params)
-        self._wire.asked.clear()
+    def _judge(self, target: Subject, indication: Disease, action: str, params: Params) -> Judged:
         mechanisms = self._pages("mechanism", "mechanisms", (("target_chembl_id", target.chembl),))
         named = sorted(molecules_of(mechanisms))
         molecules = self._of(named, "molecule", "molecules")
         families = hierarchy(mechanisms, molecules)
         everyone = sorted({*families, *families.values()})
         indications = self._of(everyone, "drug_indication", "drug_indications")
-        return Finding(
-            self.name,
-            self._wire.release,
-            target.symbol,
-            indication.key,
-            action,
-            tuple(params.items()),
-            precedent(mechanisms, molecules, indications, indication),
-            tuple(self._wire.asked),
-        )
+        return precedent(mechanisms, molecules, indications, indication)
 
     def _of(self, ids: Sequence[str], resource: str, key: str) -> list[Mapping[str, Any]]:
         """The rows of many molecules, some at once."""

@@ -12,15 +12,14 @@ from typing import Any, Final
 
 from data.sources.finding import (
     Disease,
-    Finding,
+    EvidenceSource,
     Judged,
     Params,
     Subject,
-    check_offered,
     plain,
 )
 from data.sources.why_stopped import Reason, why_stopped
-from data.sources.wire import Garbled, Request, SourceError, Wire, listed
+from data.sources.wire import Garbled, Request, SourceError, listed
 
 HOME: Final = "https://clinicaltrials.gov/api/v2/studies"
 PAGE: Final = 100
@@ -51,39 +50,25 @@ class Trial:
         return self.status in STOPPED
 
 
-class ClinicalTrials:
+class ClinicalTrials(EvidenceSource):
     """Clinical precedent of a target in an indication."""
 
     name = "clinicaltrials"
-    offers: tuple[tuple[str, Params], ...] = (
+    offers = (
         ("clinical_trial_lookup", {"registry": REGISTRY, "scope": "this_indication"}),
         ("clinical_trial_lookup", {"registry": REGISTRY, "scope": "any_indication"}),
     )
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-
-    def fetch(self, target: Subject, indication: Disease, action: str, params: Params) -> Finding:
+    def _judge(self, target: Subject, indication: Disease, action: str, params: Params) -> Judged:
         """Trials of the target's drugs. Raises NoDrugs where there is nothing to search by."""
-        check_offered(self, action, params)
         if not target.drugs:
             raise NoDrugs(
                 f"no drug against {target.symbol} is in the tables; name some with --drugs NAME..."
             )
-        self._wire.asked.clear()
         anywhere = params["scope"] == "any_indication"
         studies = self._studies(target.drugs, None if anywhere else indication)
         trials = [trial(study, indication, target.drugs) for study in studies]
-        return Finding(
-            self.name,
-            self._wire.release,
-            target.symbol,
-            indication.key,
-            action,
-            tuple(params.items()),
-            precedent(trials, anywhere),
-            tuple(self._wire.asked),
-        )
+        return precedent(trials, anywhere)
 
     def _studies(self, drugs: Sequence[str], indication: Disease | None) -> list[Mapping[str, Any]]:
         """All pages: the token of the next one is in the answer, and a last page has none."""

@@ -7,14 +7,15 @@ reached, of belief, or of rewards.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from data.drug_target.records import Modality, Reading
 from data.drug_target.tables import PATTERNS, load
-from data.sources.wire import SourceError
+from data.sources.wire import SourceError, Wire
 
 Params: TypeAlias = Mapping[str, str | bool]
 
@@ -110,25 +111,47 @@ class Finding:
         }
 
 
-class EvidenceSource(Protocol):
-    """One source: the actions that it can answer, and the answer."""
+class EvidenceSource(ABC):
+    """One source: the actions that it can answer, and the answer. What it reads there is its own."""
 
-    name: str
+    name: ClassVar[str]
     # the actions it can answer, each with the parameters that tell its variant
-    offers: tuple[tuple[str, Params], ...]
+    offers: ClassVar[tuple[tuple[str, Params], ...]]
 
-    def fetch(
-        self, target: Subject, indication: Disease, action: str, params: Params
-    ) -> Finding: ...
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
 
-
-def check_offered(source: EvidenceSource, action: str, params: Params) -> None:
-    """Raise NotOffered where the source has no such answer."""
-    if (action, dict(params)) not in [(name, dict(given)) for name, given in source.offers]:
-        said = ", ".join(spelled(name, given) for name, given in source.offers)
-        raise NotOffered(
-            f"{source.name} does not answer {spelled(action, params)}; it answers: {said}"
+    def fetch(self, target: Subject, indication: Disease, action: str, params: Params) -> Finding:
+        """Raises NotOffered for an action that is not of its offers, SourceError where it cannot tell."""
+        self._check_offered(action, params)
+        self._wire.asked.clear()
+        judged = self._judge(target, indication, action, params)
+        return Finding(
+            source=self.name,
+            release=self._release(action),
+            target=target.symbol,
+            indication=indication.key,
+            action=action,
+            params=tuple(params.items()),
+            judged=judged,
+            urls=tuple(dict.fromkeys(self._wire.asked)),
         )
+
+    @abstractmethod
+    def _judge(
+        self, target: Subject, indication: Disease, action: str, params: Params
+    ) -> Judged: ...
+
+    def _release(self, action: str) -> str:
+        """Which edition of the source the answer to `action` rests on."""
+        return self._wire.release
+
+    def _check_offered(self, action: str, params: Params) -> None:
+        if (action, dict(params)) not in [(name, dict(given)) for name, given in self.offers]:
+            said = ", ".join(spelled(name, given) for name, given in self.offers)
+            raise NotOffered(
+                f"{self.name} does not answer {spelled(action, params)}; it answers: {said}"
+            )
 
 
 def spelled(action: str, params: Params) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from data.sources.finding import Disease, Finding, Judged, Params, Subject, check_offered
+from data.sources.finding import Disease, EvidenceSource, Judged, Params, Subject
 from data.sources.wire import Garbled, Request, SourceError, Wire, listed
 
 HOME: Final = "https://gtexportal.org/api/v2"
@@ -37,35 +37,28 @@ class UnknownGene(SourceError):
     """GTEx has no gene of this name in its release."""
 
 
-class Gtex:
+class Gtex(EvidenceSource):
     """Normal-tissue restriction of a target."""
 
     name = "gtex"
-    offers: tuple[tuple[str, Params], ...] = (("query_expression", {"database": "GTEx"}),)
+    offers = (("query_expression", {"database": "GTEx"}),)
 
     def __init__(self, wire: Wire, dataset: str = "gtex_v8") -> None:
         if dataset not in DATASETS:
             raise SourceError(
                 f"GTEx has no data set {dataset!r} here; data sets: {', '.join(DATASETS)}"
             )
-        self._wire, self._dataset = wire, dataset
+        super().__init__(wire)
+        self._dataset = dataset
 
-    def fetch(self, target: Subject, indication: Disease, action: str, params: Params) -> Finding:
+    def _judge(self, target: Subject, indication: Disease, action: str, params: Params) -> Judged:
         """Expression in normal tissue; the indication does not matter to it."""
-        check_offered(self, action, params)
-        self._wire.asked.clear()
         gencode = self._gencode_id(target)
         rows = self._medians(gencode)
-        return Finding(
-            self.name,
-            f"{self._dataset} {self._wire.release}",
-            target.symbol,
-            indication.key,
-            action,
-            tuple(params.items()),
-            restriction(rows, gencode),
-            tuple(self._wire.asked),
-        )
+        return restriction(rows, gencode)
+
+    def _release(self, action: str) -> str:
+        return f"{self._dataset} {self._wire.release}"
 
     def _gencode_id(self, target: Subject) -> str:
         payload = self._wire.json(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from data.sources.finding import Disease, Finding, Judged, Params, Subject, check_offered
+from data.sources.finding import Disease, EvidenceSource, Judged, Params, Subject
 from data.sources.open_targets_levels import (
     ROWS,
     dependency,
@@ -55,11 +55,11 @@ class UnknownTarget(SourceError):
     """Open Targets has no gene of this identifier, or no disease of this name."""
 
 
-class OpenTargets:
+class OpenTargets(EvidenceSource):
     """Four kinds of evidence of one gene."""
 
     name = "opentargets"
-    offers: tuple[tuple[str, Params], ...] = (
+    offers = (
         ("protein_structure_lookup", {"source": "PDB"}),
         ("toxicity_panel", _GENERAL),
         ("crispr_knockout", _MATCHED),
@@ -68,37 +68,25 @@ class OpenTargets:
     )
 
     def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+        super().__init__(wire)
         self._generation: Generation | None = None
 
-    def fetch(self, target: Subject, indication: Disease, action: str, params: Params) -> Finding:
-        check_offered(self, action, params)
-        self._wire.asked.clear()
+    def _judge(self, target: Subject, indication: Disease, action: str, params: Params) -> Judged:
         if action == "protein_structure_lookup":
             told = self._target(target, "Tractability")
-            judged = tractability(told.get("tractability") or [], target.modality)
-        elif action == "toxicity_panel":
-            judged = safety(self._target(target, "Safety").get("safetyLiabilities") or [])
-        elif action == "crispr_knockout":
+            return tractability(told.get("tractability") or [], target.modality)
+        if action == "toxicity_panel":
+            return safety(self._target(target, "Safety").get("safetyLiabilities") or [])
+        if action == "crispr_knockout":
             told = self._target(target, "Essentiality")
             matched = params["panel"] == "disease_matched"
-            judged = dependency(
-                told.get("depMapEssentiality") or [], indication if matched else None
-            )
-        else:
-            judged = self._precedent(target, indication)
-        return Finding(
-            self.name,
-            f"{self._wire.release} (schema {self.generation()})"
-            if action == "competitor_landscape"
-            else self._wire.release,
-            target.symbol,
-            indication.key,
-            action,
-            tuple(params.items()),
-            judged,
-            tuple(dict.fromkeys(self._wire.asked)),
-        )
+            return dependency(told.get("depMapEssentiality") or [], indication if matched else None)
+        return self._precedent(target, indication)
+
+    def _release(self, action: str) -> str:
+        if action != "competitor_landscape":
+            return self._wire.release
+        return f"{self._wire.release} (schema {self.generation()})"
 
     def generation(self) -> Generation:
         """Which schema this server speaks, asked once."""
