@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from env_server.contract import (
     Action,
-    Episode,
     Family,
     JsonObject,
     Refusal,
@@ -26,10 +25,10 @@ from env_server.contract import (
     Task,
 )
 from eval.endpoint import Asking
-from eval.episode import take_turn
+from eval.episode import take_turn, written_down
 from eval.heldout import Patients
 from eval.llm import Answer, ContextFull, NoAnswer, ServedModel
-from eval.trajectory import Trajectory, Turn, plain
+from eval.trajectory import Trajectory, Turn
 from prompts.history import Dialogue
 from prompts.parse import parse, spell
 from prompts.tools import parse_tool_call, tools
@@ -237,26 +236,9 @@ class ServedPlayer:
             turn = await loop.run_in_executor(environment, take_turn, episode, decision)
             turns.append(replace(turn, text=text))
             conversation.told(episode.observe().to_json())
-        return self._recorded(family, episode, turns, conversation.bill, lost)
-
-    def _recorded(
-        self, family: Family, episode: Episode, turns: list[Turn], bill: Bill, lost: str | None
-    ) -> Trajectory:
-        return Trajectory(
-            family=family.name,
-            task=episode.task.name,
-            split=episode.split,
-            seed=episode.seed,
-            version=family.version,
-            agent=self.name,
-            turns=tuple(turns),
-            final=episode.observe().to_json(),
-            score=0.0 if lost else episode.score(),
-            outcome={} if lost else plain(episode.outcome()),
-            seconds=bill.seconds,
-            lost=lost,
-            usage=bill.to_json(self.model.asking),
-        )
+        bill = conversation.bill
+        record = written_down(family, episode, self.name, turns, bill.seconds, lost)
+        return replace(record, usage=bill.to_json(self.model.asking))
 
 
 def _streamed(work: Callable[[Callable[[Trajectory], None]], Any]) -> Iterator[Trajectory]:

@@ -5,7 +5,8 @@ Knows the order of things (begin, look, act, score), and nothing of any family, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -44,19 +45,34 @@ def play(
     """
     episode = begin(family, task, seed, split, options)
     turns, seconds = take_turns(episode, card)
+    return replace(written_down(family, episode, card.name, turns, seconds), options=options)
+
+
+def written_down(
+    family: Family,
+    episode: Episode,
+    agent: str,
+    turns: Sequence[Turn],
+    seconds: float,
+    lost: str | None = None,
+) -> Trajectory:
+    """The record of an episode that has ended, or of one that could not be finished and says why.
+
+    Raises EpisodeRunning for one that goes on.
+    """
     return Trajectory(
         family=family.name,
-        task=task,
-        split=split,
-        seed=seed,
+        task=episode.task.name,
+        split=episode.split,
+        seed=episode.seed,
         version=family.version,
-        agent=card.name,
-        turns=turns,
+        agent=agent,
+        turns=tuple(turns),
         final=episode.observe().to_json(),
-        score=episode.score(),
-        outcome=plain(episode.outcome()),
+        score=episode.score() if lost is None else 0.0,
+        outcome=plain(episode.outcome()) if lost is None else {},
         seconds=seconds,
-        options=options,
+        lost=lost,
     )
 
 

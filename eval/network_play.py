@@ -12,8 +12,8 @@ from time import perf_counter
 from typing import Any
 
 from env_server.contract import Episode, Family, Split
-from eval.episode import take_turn
-from eval.trajectory import Trajectory, Turn, plain
+from eval.episode import take_turn, written_down
+from eval.trajectory import Trajectory, Turn
 
 BATCH = 256  # episodes that advance together
 
@@ -49,7 +49,7 @@ def play_together(
         episodes = [family.begin(task, seed, split) for seed in seeds[start:][:BATCH]]
         turns, seconds = _play_out(policy, encoding, episodes)
         for episode, taken in zip(episodes, turns, strict=True):
-            yield _trajectory(name, family, episode, taken, seconds / len(episodes))
+            yield written_down(family, episode, name, taken, seconds / len(episodes))
 
 
 def _play_out(
@@ -76,21 +76,3 @@ def _play_out(
             turns[i].append(take_turn(episodes[i], move))
         live = [i for i in live if not episodes[i].done]
     return [tuple(taken) for taken in turns], seconds
-
-
-def _trajectory(
-    name: str, family: Family, episode: Episode, turns: tuple[Turn, ...], seconds: float
-) -> Trajectory:
-    return Trajectory(
-        family=family.name,
-        task=episode.task.name,
-        split=episode.split,
-        seed=episode.seed,
-        version=family.version,
-        agent=name,
-        turns=turns,
-        final=episode.observe().to_json(),
-        score=episode.score(),
-        outcome=plain(episode.outcome()),
-        seconds=seconds,
-    )

@@ -12,10 +12,10 @@ from time import perf_counter
 from typing import TextIO
 
 from env_server.contract import Action, Episode, Family, Refusal, RoundsError, Split, Task
-from eval.episode import take_turn
+from eval.episode import take_turn, written_down
 from eval.heldout import Patients
 from eval.roster import Options
-from eval.trajectory import Trajectory, Turn, plain
+from eval.trajectory import Trajectory, Turn
 from prompts.history import Dialogue
 from prompts.parse import parse, spell
 from prompts.render import STYLES, Style
@@ -77,19 +77,7 @@ class HumanPlayer:
             if not episode.done:
                 self._say(dialogue.messages[-1]["content"])
         self._say(f"score {episode.score():.3f}")
-        return Trajectory(
-            family=family.name,
-            task=episode.task.name,
-            split=episode.split,
-            seed=episode.seed,
-            version=family.version,
-            agent=self.name,
-            turns=tuple(turns),
-            final=seen,
-            score=episode.score(),
-            outcome=plain(episode.outcome()),
-            seconds=perf_counter() - begun,
-        )
+        return written_down(family, episode, self.name, turns, perf_counter() - begun)
 
     def _decide(self, family: Family, legal: Sequence[Action]) -> tuple[Action | Refusal, str]:
         """What was decided, and the text of it; whatever is no number goes to the parser."""
