@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from time import monotonic
 from typing import Any, Final
@@ -37,6 +37,7 @@ ABORT: Final = "rounds.abort"  # the ASGI extension that drops a connection with
 PROMPT: Final = "rounds.prompt"
 Prompt = Callable[[str], bytes | None]
 _FIELDS: Final = ("type", "data", "request_id")
+ABREAST: Final = 16  # episodes of one frame that wait at one time
 _BATCHED: Final = ("type", "data", "request_id", "episode")
 _CODES: Final[dict[type[RoundsError], str]] = {
     EpisodeOver: "EPISODE_OVER",
@@ -244,16 +245,49 @@ async def _handle(message: JsonObject, play: Play, session: Session) -> JsonObje
 
 
 async def _batch(data: object, play: Play, peer: Peer) -> JsonObject:
-    """Every message answered in its place: a mistake in one is told there and hinders no other."""
+    """Every message answered in its place: a mistake in one is told there and hinders no other.
+
+    An episode's messages keep their order. Those of several episodes that have to wait do so abreast,
+    until a message that is neither reset nor step: that one comes after all before it.
+    """
     given = data.get("messages") if isinstance(data, dict) else None
     most = play.limits.batch
     if not isinstance(given, list) or not 1 <= len(given) <= most:
         raise wire.BadMessage(f"batch needs data.messages, a list of 1 to {most} messages")
-    replies, share = [], Share()
-    for one in given:
+    replies: list[JsonObject] = [{}] * len(given)
+    waiting: dict[object, list[int]] = {}  # places, by episode
+
+    async def in_order(places: Sequence[int]) -> None:
+        for place in places:
+            replies[place] = await _one(given[place], play, peer)
+
+    async def all_that_wait() -> None:
+        queues = list(waiting.values())
+        for start in range(0, len(queues), ABREAST):
+            await asyncio.gather(*map(in_order, queues[start : start + ABREAST]))
+        waiting.clear()
+
+    share = Share()
+    for place, one in enumerate(given):
         await share.pause()
-        replies.append(_at_once(one, _BATCHED, play, peer) or await _one(one, play, peer))
+        kind, name = _address(one)
+        told = None if name in waiting else _at_once(one, _BATCHED, play, peer)
+        if told is not None:
+            replies[place] = told
+        elif kind in ("reset", "step"):
+            waiting.setdefault(name, []).append(place)
+        else:
+            await all_that_wait()
+            replies[place] = await _one(one, play, peer)
+    await all_that_wait()
     return {"type": "batch", "data": {"replies": replies}}
+
+
+def _address(message: object) -> tuple[str | None, str | None]:
+    """What kind of message it says it is, and for which episode; None for what is no text."""
+    named = message if isinstance(message, dict) else {}
+    kind, name = named.get("type"), named.get("episode")
+    return kind if isinstance(kind, str) else None, name if isinstance(name, str) else None
 
 
 async def _one(message: object, play: Play, peer: Peer) -> JsonObject:

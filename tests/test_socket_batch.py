@@ -274,6 +274,47 @@ def test_steps_that_wait_go_apart_and_many_wait_at_once() -> None:
     assert took_s < 20 * 0.03 / 2 and longest < 20 * 0.03 / 2
 
 
+def test_the_waiting_steps_of_one_frame_wait_together() -> None:
+    app = server.create_app("asking", families=[Asking(name="asking")])
+    names = [str(at) for at in range(12)]
+    with serving_here(app) as url, dial(url) as ws:
+        for _ in range(PROOFS):
+            batch(ws, *({"type": "reset", "episode": name} for name in names))
+            started = time.perf_counter()
+            lefts = ({"type": "step", "episode": n, "data": {"action_type": "left"}} for n in names)
+            assert {reply["type"] for reply in batch(ws, *lefts)} == {"observation"}
+            took_s = time.perf_counter() - started
+    assert took_s < 12 * 0.03 / 2
+
+
+def test_a_frame_keeps_the_order_of_each_episode_and_of_seats() -> None:
+    app = server.create_app("asking", families=[Asking(name="asking")], capacity=2)
+    left = {"type": "step", "episode": "a", "data": {"action_type": "left"}}
+    with serving_here(app) as url, dial(url) as ws:
+        replies = batch(
+            ws,
+            {"type": "reset", "episode": "a"},  # the last seat, beside the socket's own
+            left,
+            {"type": "state", "episode": "a"},
+            left,
+            {"type": "close", "episode": "a"},
+            {"type": "reset", "episode": "b"},
+            {"type": "step", "episode": "a", "data": {"action_type": "left"}},
+        )
+    kinds = [reply["type"] for reply in replies]
+    assert kinds == [
+        *("observation",) * 2,
+        "state",
+        "observation",
+        "closed",
+        "observation",
+        "error",
+    ]
+    assert replies[2]["data"]["step_count"] == 1
+    first, second = (replies[at]["data"]["observation"]["steps_left"] for at in (1, 3))
+    assert first == second + 1
+
+
 async def _asked(ws: Any, message: Any) -> dict[str, Any]:
     await ws.send(json.dumps(message))
     reply: dict[str, Any] = json.loads(await ws.recv())
