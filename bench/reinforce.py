@@ -24,7 +24,7 @@ from training import threads
 from training.reinforce_settings import ReinforceConfig
 
 if TYPE_CHECKING:
-    from training.reinforce import Learner
+    from training.reinforce_learner import Learner
 
 threads.settle()
 
@@ -37,7 +37,7 @@ STEPS_A_SECOND, EPISODES, SECONDS = 20_000.0, 100_000, 300.0
 
 def learner(task: str) -> Learner:
     """The source documents' network and features, in batches large enough to be worth a forward pass."""
-    from training.reinforce import Learner
+    from training.reinforce_learner import Learner
 
     config = load(SEED_PRESET, ReinforceConfig)
     config = replace(config, task=task, batch_size=BATCH, attempts=ATTEMPTS, normalise=True)

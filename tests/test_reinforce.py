@@ -25,7 +25,8 @@ from eval.roster import NotReady, Options
 from training import imitation, reinforce
 from training.classical_rollout import Patients, greedy, roll, sample, to_go
 from training.progress import Interrupted
-from training.reinforce import Learner, train_on
+from training.reinforce import train_on
+from training.reinforce_learner import Learner
 from training.reinforce_settings import ReinforceConfig
 from training.run_folder import BadRun
 

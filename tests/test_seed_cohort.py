@@ -16,7 +16,7 @@ from env_server.envs.polypharmacy.tasks import REVIEWS
 from training import classical_rollout
 from training.classical_rollout import Batch, Patients, roll, sample
 from training.cohort import OneByOne, together
-from training.reinforce import Learner
+from training.reinforce_learner import Learner
 from training.reinforce_settings import ReinforceConfig
 
 POLYPHARMACY = registry.get("polypharmacy")
