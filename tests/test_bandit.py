@@ -223,6 +223,12 @@ def test_flags_are_the_largest_set_of_the_precision_asked_for() -> None:
     assert expected_precision(np.array([0.2, 0.3]), 0.95).sum() == 0
 
 
+def test_many_sure_rows_let_no_unlikely_one_in() -> None:
+    chance = np.array([1.0] * 98 + [0.6, 0.4, 0.1])
+    assert chance.mean() > 0.98
+    assert expected_precision(chance, 0.98).tolist() == [True] * 99 + [False] * 2
+
+
 def test_an_exact_answer_settles_and_a_noisy_one_moves() -> None:
     mean, variance = np.full(3, 1.0), np.full(3, 0.01)
     asked = Asked(np.array([0, 1]), np.array([2.0, 2.0]), np.array([0.0, 0.1]))

@@ -1,7 +1,8 @@
 """Which combinations a belief calls dangerous, and how right that is.
 
 Two rules: the paper's (mean - 3 spreads above the threshold, parameters' spread alone), and ours (the
-largest set whose expected precision is still what was asked). Knows no search.
+largest set, of rows likelier dangerous than not, whose expected precision is still what was asked).
+Knows no search.
 """
 
 from __future__ import annotations
@@ -68,8 +69,12 @@ def _condition(mean: Floats, variance: Floats, asked: Asked) -> None:
 
 
 def expected_precision(chance: Floats, wanted: float) -> Flags:
-    """The largest set, likeliest first, of which `wanted` is expected to be right."""
-    order = np.argsort(-chance, kind="stable")
+    """The largest set, likeliest first, of which `wanted` is expected to be right.
+
+    No row is in it that is likelier harmless: where most rows are sure, a mean alone would let those in.
+    """
+    likely = np.flatnonzero(chance > 0.5)
+    order = likely[np.argsort(-chance[likely], kind="stable")]
     so_far = np.cumsum(chance[order]) / np.arange(1, len(order) + 1)
     good = np.flatnonzero(so_far >= wanted)
     flags = np.zeros(len(chance), dtype=bool)
