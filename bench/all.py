@@ -2,19 +2,23 @@
 
 Knows the scripts' command lines and the JSON they print. A script that fails, hangs or says nothing
 is a broken promise, and the others go on.
+
+Scripts that compare speeds have the machine to themselves, one after another. With `--quick` the rest
+then runs two at a time: what those promise is counted, proved, or a deadline in whole seconds, most of
+which is spent waiting, so that a neighbour changes how long they take and not what they say.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,32 +27,42 @@ from bench.promise import Figure, machine
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET_S = 600.0
+BESIDE = 2  # scripts at a time, where they may run beside others
 Verdict = Literal["kept", "within", "BROKEN"]
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One script, its flags for the quick page, and those for the whole one."""
+    """One script, its flags for the quick page, and those for the whole one.
+
+    aside: no figure of it depends on what else runs, so that another such script may run beside it.
+    """
 
     name: str
     quick: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
+    aside: bool = False
 
 
-# those that time processor seconds first; those that load the machine last
+# those that time processor seconds first; of those that run two at a time the longest first
 SCRIPTS = (
     Script("environment", ("--patients", "200")),
     Script("drug_target", ("--quick",)),
-    Script("statistics", ("--samples", "400")),
     Script("reinforce", ("--rounds", "3", "--episodes", "2000")),
-    Script("bandit", ("--quick", "--sets", "protective", "--methods", "best."), ("--kept",)),
     Script("server", ("--quick",)),
-    Script("fuzz", ("--frames", "10000")),
     Script("rollout", ("--quick",)),
     Script("gpu_grpo", ("--quick",)),
-    Script("demo", (), ("--run",)),
-    Script("proofs"),
-    Script("faults", ("--quick",)),
+    Script("proofs", ("--quick",), aside=True),
+    Script("faults", ("--quick",), aside=True),
+    Script("fuzz", ("--frames", "10000"), aside=True),
+    Script(
+        "bandit",
+        ("--quick", "--sets", "protective", "--methods", "best."),
+        ("--kept",),
+        aside=True,
+    ),
+    Script("statistics", ("--samples", "400"), aside=True),
+    Script("demo", (), ("--run",), aside=True),
 )
 
 
@@ -91,12 +105,45 @@ def exists(script: Script) -> bool:
     return (ROOT / "bench" / f"{script.name}.py").is_file()
 
 
-def run(script: Script, quick: bool, limit_s: float) -> Told:
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass over scripts: which edition, and how long each of them and all of them may take."""
+
+    quick: bool
+    limit_s: float
+    ends: float  # on the clock of perf_counter
+
+    async def over(self, scripts: Sequence[Script]) -> list[Told]:
+        """What each said, in their order: those that want the machine first, then two at a time."""
+        found: dict[str, Told] = {}
+        aside = [script for script in scripts if script.aside and self.quick]
+        for script in scripts:
+            if script not in aside:
+                found[script.name] = await self._told(script)
+        seats = asyncio.Semaphore(BESIDE)
+
+        async def seated(script: Script) -> None:
+            async with seats:
+                found[script.name] = await self._told(script)
+
+        await asyncio.gather(*map(seated, aside))
+        return [found[script.name] for script in scripts]
+
+    async def _told(self, script: Script) -> Told:
+        print(f"bench.{script.name} ...", file=sys.stderr, flush=True)
+        left_s = max(self.ends - time.perf_counter(), 1.0)
+        told = await run(script, self.quick, min(self.limit_s, left_s))
+        said = f"  {script.name}: {told.seconds:.0f} s, {told.broken} BROKEN"
+        print(said, file=sys.stderr, flush=True)
+        return told
+
+
+async def run(script: Script, quick: bool, limit_s: float) -> Told:
     """Run one script for at most `limit_s` seconds; never raises for what the script does."""
     flags = script.quick if quick else script.whole
     began = time.perf_counter()
     command = [sys.executable, "-m", f"bench.{script.name}", *flags, "--json"]
-    out, said, code = _finished(command, limit_s)
+    out, said, code = await _finished(command, limit_s)
     told = Told(script.name, time.perf_counter() - began)
     if code is None:
         told.rows.append(_failure(script, f"no end within {limit_s:.0f} s"))
@@ -105,35 +152,22 @@ def run(script: Script, quick: bool, limit_s: float) -> Told:
     return told
 
 
-def _finished(command: Sequence[str], limit_s: float) -> tuple[str, str, int | None]:
+async def _finished(command: Sequence[str], limit_s: float) -> tuple[str, str, int | None]:
     """stdout, stderr, and the exit code, None where it had to be ended; with all it had started."""
-    with _group(command) as child:
-        try:
-            out, said = child.communicate(timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            _end(child)
-            out, said = child.communicate()
-            return out, said, None
-        return out, said, child.returncode
-
-
-@contextmanager
-def _group(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    child = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    child = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, stdout=PIPE, stderr=PIPE, start_new_session=True
     )
     try:
-        yield child
+        out, said = await asyncio.wait_for(child.communicate(), limit_s)
+        return out.decode(), said.decode(errors="replace"), child.returncode
+    except TimeoutError:
+        return "", "", None
     finally:
         _end(child)
+        await child.wait()
 
 
-def _end(child: subprocess.Popen[str]) -> None:
+def _end(child: Process) -> None:
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -168,7 +202,7 @@ def _last(said: str) -> str:
     return lines[-1][:160] if lines else "nothing was said"
 
 
-def table(told: Sequence[Told], quick: bool) -> None:
+def table(told: Sequence[Told], quick: bool, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -183,7 +217,6 @@ def table(told: Sequence[Told], quick: bool) -> None:
     rows = [row for one in told for row in one.rows]
     count = {verdict: sum(row.verdict == verdict for row in rows) for verdict in get_args(Verdict)}
     times = ", ".join(f"{t.script} {t.seconds:.0f} s" for t in told)
-    seconds = sum(t.seconds for t in told)
     print(
         f"{count['kept']} kept, {count['within']} within the interval, {count['BROKEN']} BROKEN"
         f" in {seconds:.0f} s: {times}"
@@ -219,20 +252,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = arguments().parse_args(argv)
     chosen = [s for s in SCRIPTS if exists(s) and (not asked.only or s.name in asked.only)]
     limit_s = asked.limit_s or (240.0 if asked.quick else 7200.0)
-    ends = time.perf_counter() + BUDGET_S
-    told: list[Told] = []
-    for script in chosen:
-        print(f"bench.{script.name} ...", file=sys.stderr, flush=True)
-        left_s = max(ends - time.perf_counter(), 1.0) if asked.quick else limit_s
-        told.append(run(script, asked.quick, min(limit_s, left_s)))
-        print(f"  {told[-1].seconds:.0f} s, {told[-1].broken} BROKEN", file=sys.stderr, flush=True)
+    began = time.perf_counter()
+    ends = began + BUDGET_S if asked.quick else float("inf")
+    told = asyncio.run(Pass(asked.quick, limit_s, ends).over(chosen))
+    seconds = time.perf_counter() - began
     if asked.json:
         scripts = [{**asdict(t), "broken": t.broken} for t in told]
-        print(
-            json.dumps({"machine": machine(), "quick": asked.quick, "scripts": scripts}, indent=1)
-        )
+        page = {"machine": machine(), "quick": asked.quick, "seconds": seconds, "scripts": scripts}
+        print(json.dumps(page, indent=1))
     else:
-        table(told, asked.quick)
+        table(told, asked.quick, seconds)
     return 1 if any(t.broken for t in told) else 0
 
 

@@ -8,6 +8,7 @@ counting; what a right episode is, is `scripted.py`'s.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import signal
@@ -17,15 +18,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from bench.bad_road import FAULTS, Fault, bad_road
+from bench.load import recite, sockets
 from bench.processes import children
 from bench.promise import Figure, report
 from bench.scripted import Performance, Script, perform, scripts
@@ -33,9 +34,13 @@ from eval.door import RemoteDoor
 from training.own_server import own_server
 
 ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT / "bench" / "results" / "faults.json"
+KILLS = 20  # of trainers, in the whole edition
 FAMILY, TASK = "polypharmacy", "review_budgeted"
 DEADLINE_S, PATIENCE_S = 3.0, 30.0
 ROAD_FAULTS = 3  # answers spoiled, each at another turn
+# four frames of steps of so many long observations are 6 MB; Linux buffers 4 MB at most by default
+DEAF_TASK, DEAF_EPISODES, DEAF_FRAMES = "complex_tradeoff", 256, 4
 
 HOLD = """
 import sys, time
@@ -153,12 +158,7 @@ def server_frozen(wanted: Sequence[Script]) -> Performance:
         return perform(door, wanted, between)
 
 
-def bad_answers(fault: Fault, wanted: Sequence[Script]) -> Performance:
-    with Server() as server:
-        return bad_answers_of(server.url, fault, wanted)
-
-
-def bad_answers_of(url: str, fault: Fault, wanted: Sequence[Script]) -> Performance:
+def bad_answers(url: str, fault: Fault, wanted: Sequence[Script]) -> Performance:
     """Twice in an episode the next few answers of the server at `url` are spoiled on the way."""
     with (
         bad_road(url, delay_s=DEADLINE_S + 1.0) as road,
@@ -227,14 +227,39 @@ def _ask_until_cut(bare: socket.socket) -> None:
 
 
 def slow_reader(wanted: Sequence[Script]) -> tuple[Performance, float]:
-    """What others play beside a peer that does not read, and seconds until its seat is free."""
-    with Server("--send-s", "1") as server, deaf_peer(server.url):
-        began = time.perf_counter()
-        with door_to(server.url, len(wanted)) as door:
+    """What others play beside a peer that does not read, and seconds until such a one's seat is free."""
+    with Server("--send-s", "1") as server:
+        with deaf_peer(server.url), door_to(server.url, len(wanted)) as door:
             seen = perform(door, wanted)
-        while _taken(server.url) > 0 and time.perf_counter() - began < PATIENCE_S:
+        while _taken(server.url) > 0:  # the first one's seat must not be taken for the second's
             time.sleep(0.02)
-        return seen, time.perf_counter() - began
+        return seen, asyncio.run(_freed(server.url))
+
+
+async def _freed(url: str) -> float:
+    """Seconds from when a peer stops reading, with nobody else there, until its seats are free.
+
+    What it does not read is cheap to say and more than the system's buffers hold: filling those one
+    case after another takes as long as drawing the cases does, and says nothing of the deadline.
+    """
+    (peer,) = await sockets(url, 1)
+    names = [str(at) for at in range(DEAF_EPISODES)]
+    begin = [{"type": "reset", "episode": n, "data": {"task_id": DEAF_TASK}} for n in names]
+    await recite(peer, [_batch(begin)])
+    peer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    peer.transport.pause_reading()
+    began = time.perf_counter()
+    for _ in range(DEAF_FRAMES):
+        await peer.send(_batch([{"type": "step", "episode": n, "data": {}} for n in names]))
+    while _taken(url) > 0 and time.perf_counter() - began < PATIENCE_S:
+        await asyncio.sleep(0.02)
+    freed_s = time.perf_counter() - began
+    peer.transport.abort()
+    return freed_s
+
+
+def _batch(messages: Sequence[Mapping[str, object]]) -> str:
+    return json.dumps({"type": "batch", "data": {"messages": messages}})
 
 
 def _taken(url: str) -> int:
@@ -264,9 +289,6 @@ SERVERS: dict[str, Callable[[Sequence[Script]], Performance]] = {
     "one of two servers killed": one_of_two_servers_killed,
     "server frozen for longer than the deadline": server_frozen,
 }
-ROADS: dict[str, Callable[[Sequence[Script]], Performance]] = {
-    f"answers {fault}": partial(bad_answers, fault) for fault in FAULTS
-}
 
 
 # -- the figures ---------------------------------------------------------------------------------
@@ -275,30 +297,56 @@ ROADS: dict[str, Callable[[Sequence[Script]], Performance]] = {
 def road_figures(episodes: int) -> list[Figure]:
     wanted = scripts(TASK, episodes)
     figures = []
-    for name, happen in {**SERVERS, **ROADS}.items():
-        seen = happen(wanted)
-        print(f"{name}: {seen.seconds:.1f} s {seen.why}", file=sys.stderr)
-        figures += [
-            Figure(f"{name}: wrong rewards", seen.wrong, "replies", episodes, "most", 0),
-            Figure(f"{name}: lost", seen.lost, "episodes", episodes, "most", 0),
-            Figure(f"{name}: longest turn", seen.longest_s, "s", episodes, "most", PATIENCE_S),
-        ]
+    for name, happen in SERVERS.items():
+        figures += _played(name, happen(wanted))
+    with Server() as server:
+        for fault in FAULTS:
+            figures += _played(f"answers {fault}", bad_answers(server.url, fault, wanted))
     return figures
 
 
-def measure(quick: bool, kills: int, folder: Path) -> list[Figure]:
-    from bench.kills import kill_figures
+def _played(name: str, seen: Performance) -> list[Figure]:
+    print(f"{name}: {seen.seconds:.1f} s {seen.why}", file=sys.stderr, flush=True)
+    n = seen.episodes
+    return [
+        Figure(f"{name}: wrong rewards", seen.wrong, "replies", n, "most", 0),
+        Figure(f"{name}: lost", seen.lost, "episodes", n, "most", 0),
+        Figure(f"{name}: longest turn", seen.longest_s, "s", n, "most", PATIENCE_S),
+    ]
 
-    figures = road_figures(8 if quick else 64)
+
+def peer_figures() -> list[Figure]:
     seen, free_s = slow_reader(scripts(TASK, 8))
-    figures += [
+    n = seen.episodes
+    return [
         Figure("client killed: seat free after", client_killed(16), "s", 16, "most", 1.0),
-        Figure("slow reader: wrong or lost beside it", seen.wrong + seen.lost, "", 8, "most", 0),
-        Figure("slow reader: longest turn beside it", seen.longest_s, "s", 8, "most", DEADLINE_S),
-        Figure("slow reader: its seat free after", free_s, "s", 1, "most", PATIENCE_S / 2),
+        Figure("slow reader: wrong or lost beside it", seen.wrong + seen.lost, "", n, "most", 0),
+        Figure("slow reader: longest turn beside it", seen.longest_s, "s", n, "most", DEADLINE_S),
+        Figure("slow reader: its seat free after", free_s, "s", 1, "most", DEADLINE_S),
         Figure("port taken: said so", port_taken(), "times", 1, "least", 1),
     ]
-    figures += kill_figures(kills, folder)
+
+
+def trainer_figures(kills: int, folder: Path) -> list[Figure]:
+    from bench.full_disk import full_disk_figures
+    from bench.kills import kill_figures, left_alone
+
+    with left_alone(folder) as alone:
+        return kill_figures(kills, alone) + full_disk_figures(alone)
+
+
+def kept_kills() -> list[Figure]:
+    """The kills of the committed record beside the promises of now: a quick page has no time for so many."""
+    from bench.kills import recorded
+
+    record = json.loads(RECORD.read_text("utf-8"))
+    return recorded(record).figures(KILLS, f"record of {record['machine']['date']}: ")
+
+
+def measure(quick: bool, kills: int, folder: Path) -> list[Figure]:
+    figures = road_figures(8 if quick else 64) + peer_figures() + trainer_figures(kills, folder)
+    if quick:
+        figures += kept_kills()
     left = children(os.getpid())
     return [*figures, Figure("processes left behind", len(left), "processes", 1, "most", 0)]
 
@@ -306,12 +354,14 @@ def measure(quick: bool, kills: int, folder: Path) -> list[Figure]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="8 episodes a fault and 2 killed trainers")
-    add("--kills", type=int, help="how often a trainer is killed (default: 20; 2 with --quick)")
+    add(
+        "--quick", action="store_true", help="8 episodes a fault, 2 kills, and the record's of more"
+    )
+    add("--kills", type=int, help=f"how often a trainer is killed (default: {KILLS}; 2 if quick)")
     add("--folder", type=Path, help="keep the killed runs here; interrupted, it goes on from there")
     add("--json", action="store_true", help="print JSON with the machine")
     asked = parser.parse_args(argv)
-    kills = asked.kills if asked.kills is not None else 2 if asked.quick else 20
+    kills = asked.kills if asked.kills is not None else 2 if asked.quick else KILLS
     with tempfile.TemporaryDirectory(prefix="rounds-faults-") as temporary:
         figures = measure(asked.quick, kills, asked.folder or Path(temporary))
     seeds = f"train patients of {TASK} from 0; kills drawn from one stream"

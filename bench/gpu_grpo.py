@@ -79,7 +79,7 @@ def reinforce(
         "bf16": gpu,
         "gradient_checkpointing": False,
         "validation_patients": 128 if gpu else 8,
-        "validation_every": max(steps // 4, 1),
+        "validation_every": max(steps // 4, 4),  # so few steps are looked at before and after
         "save_steps": steps,
         "lora_r": 16 if lora else 0,
         "preflight_groups": 2,

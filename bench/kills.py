@@ -10,12 +10,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -43,6 +42,10 @@ FLAGS = {
 # what a line says of the clock and not of the learning
 _CLOCK = ("step_time", "rollout_s", "environment_s", "tokens_per_s", "seconds", "time", "_runtime")
 _TORN = 20  # at least one kill in so many finds a checkpoint half written: it takes milliseconds
+TORN, WITH_SERVER = "of these, a checkpoint half written", "of these, its server killed as well"
+OTHER_WEIGHTS = "trainer killed: runs with other weights"
+OTHER_LINES = "trainer killed: runs with other lines"
+ORPHANS = "trainer killed: servers left behind"
 LIMIT_S = 900.0  # of any one wait: a run that takes longer hangs
 
 Moment = Literal["writing", "within a step", "starting", "handing over"]
@@ -97,12 +100,12 @@ def ended_well(child: Trainer, run: Path) -> None:
         code = child.wait(LIMIT_S)
     except TimeoutError:
         child.kill()
-        raise RuntimeError(f"the run hangs:\n{_tail(run)}") from None
+        raise RuntimeError(f"the run hangs:\n{tail(run)}") from None
     if code != 0:
-        raise RuntimeError(f"the run ended with {code}:\n{_tail(run)}")
+        raise RuntimeError(f"the run ended with {code}:\n{tail(run)}")
 
 
-def _tail(run: Path) -> str:
+def tail(run: Path) -> str:
     return _log(run).read_text(errors="replace")[-2000:]
 
 
@@ -171,12 +174,41 @@ def paced(nursery: Nursery, model: Path, run: Path) -> Pace:
     return pace
 
 
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A run that was left alone, and what it takes to start others like it in the same folder."""
+
+    nursery: Nursery
+    model: Path
+    folder: Path
+    pace: Pace
+    left: dict[str, Any]  # the evidence it has left
+
+    @property
+    def run(self) -> Path:
+        return _alone(self.folder)
+
+
+def _alone(folder: Path) -> Path:
+    return folder / "alone"
+
+
+@contextmanager
+def left_alone(folder: Path) -> Iterator[Alone]:
+    """Teach a model, and let a run end undisturbed, or read what an earlier command left of both."""
+    with Nursery() as nursery:  # it imports while the model is taught
+        model = warm_start(folder)
+        pace = paced(nursery, model, _alone(folder))
+        left = evidence(_alone(folder))
+        if not whole(left):
+            raise RuntimeError("the undisturbed run's own lines are not whole")
+        yield Alone(nursery, model, folder, pace, left)
+
+
 # -- a kill ----------------------------------------------------------------------------------------
 
 
-def struck(
-    nursery: Nursery, model: Path, folder: Path, number: int, count: int, pace: Pace
-) -> Kill | None:
+def struck(alone: Alone, number: int, count: int) -> Kill | None:
     """Kill the run of that number for the `count`-th time in all; None where it was done first.
 
     The moment goes round MOMENTS; one that was missed is drawn anew with the next run. Every second
@@ -184,10 +216,10 @@ def struck(
     trainer is killed while it looks for one.
     """
     draws, moment = Stream("kills", "grpo", count, number), MOMENTS[count % len(MOMENTS)]
-    run, with_server = folder / f"killed-{number}", (count // len(MOMENTS)) % 2 == 0
-    child = launch(nursery, model, run)
+    run, with_server = alone.folder / f"killed-{number}", (count // len(MOMENTS)) % 2 == 0
+    child = launch(alone.nursery, alone.model, run)
     try:
-        if not _wait_for(moment, child, run, pace, draws, with_server):
+        if not _wait_for(moment, child, run, alone.pace, draws, with_server):
             ended_well(child, run)
             return None
         started = descendants(child.pid)
@@ -241,48 +273,6 @@ def _kill(pids: Sequence[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-# -- a full disk -----------------------------------------------------------------------------------
-
-
-@contextmanager
-def small_disk(folder: Path, mebibytes: int = 64) -> Iterator[Path | None]:
-    """A file system of that size; None where this user may not mount one."""
-    folder.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    try:
-        yield folder if mounted else None
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def full_disk_figures(
-    nursery: Nursery, model: Path, folder: Path, wanted: dict[str, Any]
-) -> list[Figure]:
-    """Fill the disk under a run after its first checkpoint, make room again, and let it end."""
-    with small_disk(folder / "disk") as disk:
-        if disk is None:
-            print("full disk: not measured, a small disk cannot be mounted here", file=sys.stderr)
-            return []
-        run, filler = disk / "run", disk / "filler"
-        child = launch(nursery, model, run)
-        await_moment(child, lambda: last_step(run) >= 1)
-        filler.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - (4 << 10))))
-        stopped = child.wait(LIMIT_S) == 2 and "Make room" in _tail(run)
-        filler.unlink()
-        ended_well(launch(nursery, model, run), run)
-        same = evidence(run) == wanted
-    name = "disk full"
-    return [
-        Figure(f"{name}: run stopped and said the way out", float(stopped), "", 1, "least", 1),
-        Figure(f"{name}: run resumed to the same bytes", float(same), "", 1, "least", 1),
-    ]
-
-
 # -- what is left ----------------------------------------------------------------------------------
 
 
@@ -323,52 +313,70 @@ def note(folder: Path, kill: Kill) -> None:
     print(f"killed {kill.moment}, at step {kill.step}{beside}{torn}", file=sys.stderr, flush=True)
 
 
-def kill_figures(kills: int, folder: Path) -> list[Figure]:
-    """Kill trainers `kills` times in all, over as many runs as that takes, and let each end."""
-    model = warm_start(folder)
-    with Nursery() as nursery:
-        pace = paced(nursery, model, folder / "alone")
-        wanted = evidence(folder / "alone")
-        if not whole(wanted):
-            raise RuntimeError("the undisturbed run's own lines are not whole")
-        told = noted(folder)
-        number = told[-1].run if told else 0
-        while len(told) < kills:
-            number += over(folder / f"killed-{number}")
-            kill = struck(nursery, model, folder, number, len(told), pace)
-            if kill is not None:
-                note(folder, kill)
-                told.append(kill)
-        runs = [folder / f"killed-{one}" for one in range(number + 1)]
-        for run in runs:
-            if not over(run):
-                ended_well(launch(nursery, model, run), run)
-        figures = _figures(kills, told, [evidence(run) for run in runs], wanted, pace)
-        return figures + full_disk_figures(nursery, model, folder, wanted)
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What kills came to, and the runs that were killed."""
+
+    kills: int
+    runs: int
+    torn: int
+    with_server: int
+    other_weights: int
+    other_lines: int
+    orphans: int
+
+    def figures(self, wanted: int, whose: str = "") -> list[Figure]:
+        """Beside what is promised of `wanted` kills. whose: put before the names of those not of now."""
+        n, runs, torn_at_least = self.kills, self.runs, -(-wanted // _TORN)
+        rows = (
+            Figure("trainer killed", n, "times", runs, "least", wanted),
+            Figure(TORN, self.torn, "times", n, "least", torn_at_least),
+            Figure(WITH_SERVER, self.with_server, "times", n),
+            Figure(OTHER_WEIGHTS, self.other_weights, "runs", runs, "most", 0),
+            Figure(OTHER_LINES, self.other_lines, "runs", runs, "most", 0),
+            Figure(ORPHANS, self.orphans, "processes", n, "most", 0),
+        )
+        return [replace(row, name=f"{whose}{row.name}") for row in rows]
 
 
-def _figures(
-    kills: int,
-    told: Sequence[Kill],
-    left: Sequence[dict[str, Any]],
-    wanted: dict[str, Any],
-    pace: Pace,
-) -> list[Figure]:
+def recorded(record: dict[str, Any]) -> Tally:
+    """The tally that an earlier command's JSON holds."""
+    found = {figure["name"]: figure for figure in record["figures"]}
+    killed = found["trainer killed"]
+    names = (TORN, WITH_SERVER, OTHER_WEIGHTS, OTHER_LINES, ORPHANS)
+    return Tally(killed["value"], killed["n"], *(found[name]["value"] for name in names))
+
+
+def tally(told: Sequence[Kill], left: Sequence[dict[str, Any]], wanted: dict[str, Any]) -> Tally:
+    """told: the kills. left, wanted: the evidence of each run that was killed, and of the one that was not."""
     bytes_of = ("model", "last", "best")
-    other = sum(any(found[name] != wanted[name] for name in bytes_of) for found in left)
-    broken = sum(found != wanted for found in left)
-    n, runs = len(told), len(left)
-    torn = sum(kill.torn for kill in told)
-    with_server = sum(kill.server for kill in told)
-    orphans = sum(kill.orphans for kill in told)
+    return Tally(
+        kills=len(told),
+        runs=len(left),
+        torn=sum(kill.torn for kill in told),
+        with_server=sum(kill.server for kill in told),
+        other_weights=sum(any(found[name] != wanted[name] for name in bytes_of) for found in left),
+        other_lines=sum(found != wanted for found in left),
+        orphans=sum(kill.orphans for kill in told),
+    )
+
+
+def kill_figures(kills: int, alone: Alone) -> list[Figure]:
+    """Kill trainers `kills` times in all, over as many runs as that takes, and let each end."""
+    told = noted(alone.folder)
+    number = told[-1].run if told else 0
+    while len(told) < kills:
+        number += over(alone.folder / f"killed-{number}")
+        kill = struck(alone, number, len(told))
+        if kill is not None:
+            note(alone.folder, kill)
+            told.append(kill)
+    runs = [alone.folder / f"killed-{one}" for one in range(number + 1)]
+    for run in runs:
+        if not over(run):
+            ended_well(launch(alone.nursery, alone.model, run), run)
+    figures = tally(told, [evidence(run) for run in runs], alone.left).figures(kills)
     return [
-        Figure("trainer killed", n, "times", runs, "least", kills),
-        Figure(
-            "of these, a checkpoint half written", torn, "times", n, "least", -(-kills // _TORN)
-        ),
-        Figure("of these, its server killed as well", with_server, "times", n),
-        Figure("trainer killed: runs with other weights", other, "runs", runs, "most", 0),
-        Figure("trainer killed: runs with other lines", broken, "runs", runs, "most", 0),
-        Figure("trainer killed: servers left behind", orphans, "processes", n, "most", 0),
-        Figure("trainer undisturbed: first checkpoint after", pace.first_s, "s", 1),
+        *figures,
+        Figure("trainer undisturbed: first checkpoint after", alone.pace.first_s, "s", 1),
     ]

@@ -26,17 +26,17 @@ from env_server.contract import RoundsError
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILY, TASK = "polypharmacy", "review_easy"
-EPISODES, CALLS, CALL_S, ROUNDS = 32, 7, 0.020, 5
+EPISODES, CALLS, CALL_S = 32, 7, 0.020
 ANSWER_TOKENS, CONTEXT_TOKENS = 24, 700
 
 
 def batched_against_sequential(
-    policy: Any, tokenizer: Any, batch: int, alone: int, rounds: int
+    policy: Any, tokenizer: Any, batch: int, alone: int, rounds: int, quick: bool
 ) -> list[Figure]:
     """Answers a CPU second, all patients side by side and one after another: the median of some rounds.
 
     Promised of the sampler that the demo trains with, which reads every token once; both ways use it.
-    Answers, because episodes that are sampled have no fixed length.
+    Answers, because episodes that are sampled have no fixed length. quick: that sampler only.
     """
     from eval.generate import TransformersGenerate
 
@@ -47,7 +47,8 @@ def batched_against_sequential(
         return _sampler(policy, tokenizer)
 
     figures = []
-    for name, sampler, bound in (("kept cache", kept, 3.0), ("plain generate", plain, None)):
+    samplers = (("kept cache", kept, 3.0), ("plain generate", plain, None))
+    for name, sampler, bound in samplers[:1] if quick else samplers:
         pairs = [
             (
                 _rate(policy, tokenizer, batch, batch, sampler),
@@ -129,7 +130,7 @@ def read_again(policy: Any, tokenizer: Any, count: int) -> list[Figure]:
 # -- waiting ---------------------------------------------------------------------------------------
 
 
-def waiting(url: str) -> list[Figure]:
+def waiting(url: str, rounds: int) -> list[Figure]:
     """Seconds for `EPISODES` x `CALLS` environment calls of 20 ms each, in TRL's loop and in ours.
 
     The 20 ms are the road's: each answer is held back for so long, whoever asked. Both loops ask the
@@ -141,7 +142,7 @@ def waiting(url: str) -> list[Figure]:
     with slow_road(url, CALL_S) as road:
         pairs = [
             (trls_loop(road, wanted[:EPISODES]), our_loop(road, wanted[:EPISODES]))
-            for _ in range(ROUNDS)
+            for _ in range(rounds)
         ]
     times = sorted(theirs / ours for theirs, ours in pairs)
     calls = EPISODES * CALLS
@@ -154,7 +155,7 @@ def waiting(url: str) -> list[Figure]:
             "less waiting than TRL's loop",
             median(times),
             "times",
-            ROUNDS,
+            rounds,
             "least",
             20.0,
             low=times[0],
@@ -354,18 +355,20 @@ def measure(folder: Path, quick: bool) -> list[Figure]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     _play(_here(), policy, tokenizer, _requests(0, 64))  # the first call of everything
     figures = [client_import()]
-    figures += batched_against_sequential(policy, tokenizer, 64, 16, 3 if quick else 9)
-    figures += read_again(policy, tokenizer, 64)
+    rounds = 3 if quick else 9
+    figures += batched_against_sequential(policy, tokenizer, 64, 16, rounds, quick)
+    if not quick:
+        figures += read_again(policy, tokenizer, 64)
     with _server(folder) as url:
         figures.append(same_over_the_socket(policy, tokenizer, 16 if quick else 64, url))
-        figures += waiting(url)
+        figures += waiting(url, 3 if quick else 5)
     return figures + share_of_a_step(folder, model, 4 if quick else 12, 64)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.rollout", description=__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="fewer episodes and steps")
+    add("--quick", action="store_true", help="the promised figures only, fewer episodes and steps")
     add("--json", action="store_true", help="print JSON with the machine")
     asked = parser.parse_args(argv)
     from training import threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -28,6 +29,16 @@ sys.exit(report("broken", [Figure("speed", 0.5, "1/s", 1, "least", 1.0)], as_jso
     "fails": "raise SystemExit('no such patient')",
     "hangs": "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])",
     "quiet": "print('| a | table |')",
+    "slow": """
+import time
+from pathlib import Path
+from bench.promise import report
+import sys
+with open("seen", "a") as seen: print("began", file=seen)
+time.sleep(1.0)
+with open("seen", "a") as seen: print("ended", file=seen)
+sys.exit(report("slow", [], as_json=True, seeds="0"))
+""",
     "few": """
 from bench.promise import Figure, report
 import sys
@@ -88,7 +99,7 @@ def test_what_so_few_cannot_tell_from_chance_is_no_broken_promise(
 
 def test_what_a_hanging_script_had_started_ends_with_it() -> None:
     began = time.monotonic()
-    assert page.run(Script("hangs", ()), True, 2.0).broken == 1
+    assert asyncio.run(page.run(Script("hangs", ()), True, 2.0)).broken == 1
     assert time.monotonic() - began < 20.0
     assert descendants(os.getpid()) == []
 
@@ -97,3 +108,26 @@ def test_only_scripts_that_exist_can_be_chosen(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["--only", "unwritten"])
     assert "invalid choice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("quick", "aside", "seen"),
+    [
+        (True, True, ["began", "began", "ended", "ended"]),
+        (True, False, ["began", "ended", "began", "ended"]),
+        (False, True, ["began", "ended", "began", "ended"]),
+    ],
+)
+def test_only_what_may_run_beside_others_does_and_only_on_the_quick_page(
+    quick: bool, aside: bool, seen: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "bench" / "slow_too.py").write_text(WRITTEN["slow"])
+    both = [Script("slow", aside=aside), Script("slow_too", aside=aside)]
+    told = asyncio.run(page.Pass(quick, 20.0, time.perf_counter() + 60.0).over(both))
+    assert [(one.script, one.broken) for one in told] == [("slow", 0), ("slow_too", 0)]
+    assert (tmp_path / "seen").read_text().split() == seen
+
+
+def test_a_script_with_no_time_left_is_a_broken_promise() -> None:
+    told = asyncio.run(page.Pass(True, 20.0, time.perf_counter()).over([Script("hangs")]))
+    assert [row.name for row in told[0].rows] == ["no end within 1 s"]
