@@ -12,6 +12,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -75,6 +76,8 @@ class Connection:
         self.family = family
         self.deadline_s = deadline_s
         self._loop = asyncio.new_event_loop()
+        self._closed = False
+        self._gate = threading.RLock()  # whatever passes it is on the loop before the loop's end is
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="rounds-client", daemon=True
         )
@@ -117,12 +120,16 @@ class Connection:
 
     def close(self) -> None:
         """Close every socket and end the thread; live episodes are lost. Twice is harmless."""
-        if self._loop.is_closed():
+        with self._gate:
+            before, self._closed = self._closed, True
+        if before:
             return
-        self.run(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def __enter__(self) -> Connection:
         return self
@@ -142,10 +149,11 @@ class Connection:
             raise
 
     def _sent(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        if self._loop.is_closed():
-            work.close()
-            raise ServerError("this connection is closed; connect again")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._gate:
+            if not self._closed:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise ServerError("this connection is closed; connect again")
 
     # -- the same for callers on a loop of their own -------------------------------------------
 
@@ -281,7 +289,7 @@ class Connection:
 
     def release_soon(self, place: Place) -> None:
         """Give a place back from any thread, the garbage collector's included."""
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop has ended, and every place with it
             self._loop.call_soon_threadsafe(place.home.release, place)
 
     async def _close(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, WebSocket
 from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
 
 from env_server import rpc, socket_door, wire
 from env_server.contract import EpisodeOver, JsonObject, RoundsError, options_of
@@ -69,6 +70,9 @@ async def guarded(work: Callable[[], Awaitable[Response]]) -> Response:
         return await work()
     except RoundsError as error:
         return json_reply(problem(error), status_of(error))
+    except ClientDisconnect:
+        log.debug("the peer left before its request was whole")
+        return Response(status_code=400)  # which nobody reads
     except Exception:  # the boundary: recorded, and told by its id only
         mark = secrets.token_hex(4)
         log.exception("internal error %s", mark, extra={"error_id": mark})

@@ -169,16 +169,14 @@ class Line:
     async def ask(self, asks: Sequence[Ask], deadline_s: float) -> list[Answer]:
         """The reply to each message, in its place; Refused for one that was turned down.
 
-        All go in one frame, or in as few as hold them. Waits for its turn first: a server is sent so
-        many frames at once and no more. Raises TimeoutError, or ServerError and the line is closed.
+        All go in one frame, or in as few as hold them, one after the other: where one fails, what is
+        left is never said. Waits for its turn first: a server is sent so many frames at once and no
+        more. Raises TimeoutError, or ServerError and the line is closed.
         """
         self.used = True
-        frames = list(_frames([*self._goodbyes(), *asks]))
-        if len(frames) == 1:
-            answers = await self._in_turn(frames[0], deadline_s)
-        else:
-            told = await asyncio.gather(*(self._in_turn(frame, deadline_s) for frame in frames))
-            answers = [answer for some in told for answer in some]
+        answers: list[Answer] = []
+        for frame in _frames([*self._goodbyes(), *asks]):
+            answers += await self._in_turn(frame, deadline_s)
         return answers[-len(asks) :]
 
     def _goodbyes(self) -> list[Ask]:

@@ -82,6 +82,11 @@ class Session:
     def over(self) -> bool:
         return self.episode is None or self.episode.done
 
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is being done for it: no case is built, no step taken, and none waits."""
+        return self.turn.free
+
 
 class SessionTable:
     """All sessions of one server, least recently used first."""
@@ -176,7 +181,7 @@ class SessionTable:
         for session in self._sessions.values():
             if session.used_s > limit:
                 break  # the rest was used later
-            if session.kind == "http":
+            if session.kind == "http" and session.resting:
                 stale.append(session)
         for session in stale:
             self.close(session)
@@ -187,7 +192,7 @@ class SessionTable:
         for session in self._sessions.values():
             default = self._default.get(session.family) == session.id
             forgotten = not session.named and not default and session.used_s < recent
-            if session.kind == "http" and (session.over or forgotten):
+            if session.kind == "http" and session.resting and (session.over or forgotten):
                 self.close(session)
                 return True
         return False

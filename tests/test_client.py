@@ -252,6 +252,27 @@ def test_a_closed_connection_says_so(url: str) -> None:
         link.begin("near")
 
 
+def test_who_asks_while_it_is_closed_is_told_so_and_waits_for_nothing(url: str) -> None:
+    def ask_on(link: Connection) -> None:
+        told = ""
+        while "connect again" not in told:
+            try:
+                link.begin("near").drop()
+            except ServerError as error:
+                told = str(error)
+
+    for _ in range(5):
+        link = connect(url, LINE.name)
+        players = [threading.Thread(target=ask_on, args=(link,), daemon=True) for _ in range(2)]
+        for player in players:
+            player.start()
+        time.sleep(0.01)
+        link.close()
+        for player in players:
+            player.join(10)
+            assert not player.is_alive()
+
+
 @pytest.mark.parametrize("module", ["env_server.client", "env_server.registry", "env_server.app"])
 def test_no_heavy_library_comes_along(module: str) -> None:
     script = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"

@@ -290,6 +290,33 @@ def test_answers_in_another_order_find_who_asked() -> None:
         assert right([told[0], told[1]], [0, 1], 1)
 
 
+def test_of_a_turn_that_was_given_up_nothing_more_is_sent() -> None:
+    heard: list[Reply] = []
+
+    def handler(peer: ServerConnection) -> None:
+        episodes: dict[str | None, LineEpisode] = {}
+        for frame in map(json.loads, peer):
+            if frame["type"] == "close":
+                return
+            heard.append(frame)
+            if len(heard) == 4:  # after the greeting, a frame of resets, and one of steps
+                time.sleep(0.6)
+            peer.send(json.dumps(_answer(frame, episodes)))
+
+    long = Refusal("malformed", "x" * 30_000)  # two of them are a frame each
+    with (
+        answering(handler) as url,
+        connect(url, LINE.name, deadline_s=0.4, in_flight=1) as link,
+    ):
+        *episodes, other = link.begin_many(WANTED[:3])
+        assert moved(link, [*episodes, other]) == ["ok", "ok", "ok"]
+        told = link.step_many([(episode, long) for episode in episodes])
+        assert [type(one) for one in told] == [Deadline, Deadline]
+        time.sleep(1.0)
+        assert len(heard) == 4
+        assert moved(link, [other]) == ["ok"]
+
+
 @pytest.mark.parametrize("spoiled", ["swapped", "short", "nameless", "NaN"])
 def test_a_batch_that_answers_something_else_is_no_step_of_anybodys(spoiled: str) -> None:
     def handler(peer: ServerConnection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -373,6 +374,22 @@ def test_a_session_that_is_played_by_name_is_never_dropped_for_another() -> None
     clock.now = 100
     with pytest.raises(Full, match="all 2 sessions"):
         table.open("f", "ws")
+
+
+def test_a_session_that_is_being_served_is_neither_idle_nor_in_anybodys_way() -> None:
+    clock = Clock()
+    table = SessionTable(1, idle_s=10, clock=clock)
+
+    async def build() -> None:
+        session = table.open("f", "http")
+        async with session.turn:  # its case is being built: there is no episode yet
+            clock.now = 50
+            with pytest.raises(Full):
+                table.open("f", "http")
+            assert table.all() == [session]
+        assert table.open("f", "http") is not session
+
+    asyncio.run(build())
 
 
 # -- the command ------------------------------------------------------------------------------

@@ -149,6 +149,16 @@ def test_peers_that_vanish_leave_no_traceback(
     assert errors == []
 
 
+def test_a_request_that_breaks_off_is_no_error_of_the_servers(url: str) -> None:
+    at = urlsplit(url)
+    with socket.create_connection((at.hostname, at.port)) as bare:
+        bare.sendall(b'POST /reset HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"seed')
+        time.sleep(0.2)
+    requests = re.compile(r'^rounds_http_requests_total{method="POST",status="400"} 1', re.M)
+    assert until(lambda: requests.search(httpx.get(f"{url}/metrics").text), 5)
+    assert "rounds_errors_total{" not in httpx.get(f"{url}/metrics").text
+
+
 def test_a_taken_port_is_a_clear_error_of_a_real_process(url: str) -> None:
     port = str(urlsplit(url).port)
     second = subprocess.run(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
-from fakes import NumberLine
-from servers import serving_here
+from fakes import LineEpisode, NumberLine
+from servers import serving_here, until
 
 from env_server import app as server
 from env_server import registry
@@ -161,6 +163,36 @@ def test_a_full_server_says_so_and_counts_it() -> None:
         assert full.status_code == 503 and "--capacity" in full.json()["detail"]
         assert full.headers["Retry-After"] == "5"
         assert "rounds_capacity_refusals_total 1" in http.get("/metrics").text
+
+
+GATE = threading.Event()
+
+
+class SlowToBegin(NumberLine):
+    """A family whose cases are all ready at the same time."""
+
+    def begin(self, *wanted: Any, **named: Any) -> LineEpisode:
+        GATE.wait(20)
+        return NumberLine.begin(self, *wanted, **named)
+
+
+@pytest.mark.parametrize("door", ["/v1/sessions", "/reset"])
+def test_whoever_waits_for_a_case_keeps_the_seat(door: str) -> None:
+    GATE.clear()
+    app = server.create_app(NumberLine().name, families=[SlowToBegin()], capacity=2)
+    with (
+        serving_here(app) as url,
+        httpx.Client(base_url=url, timeout=20) as http,
+        ThreadPoolExecutor(2) as players,
+    ):
+        first = [players.submit(http.post, door, json={"seed": seed}) for seed in range(2)]
+        assert until(lambda: http.get("/v1/capacity").json()["free"] == 0, 10)
+        third = http.post(door, json={"seed": 2})
+        GATE.set()
+        names = [one.result().json()["session_id"] for one in first]
+        assert third.status_code == 503
+        states = [http.get("/state", headers={"X-Session-Id": name}) for name in names]
+        assert [state.status_code for state in states] == [200, 200]
 
 
 def test_only_the_keeper_sees_and_closes_all_sessions(http: httpx.Client) -> None:
