@@ -183,7 +183,7 @@ class ServedPlayer:
         return f"{endpoint.model}@{endpoint.url} {how}"
 
     def plays(self, task: Task) -> bool:
-        return True
+        return self.model.asking.asks_about(task.name)
 
     def play(
         self, family: Family, task: str, split: Split, seeds: Sequence[int]

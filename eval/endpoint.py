@@ -63,6 +63,8 @@ class Asking:
     price_out: float | None = None
     # whether answers are kept on disk and not asked for twice
     cache: bool = True
+    # the tasks it is asked about, with + between; empty is all, whatever they cost
+    tasks: str = ""
 
     def __post_init__(self) -> None:
         """Raise BadEndpoint on a value that cannot be."""
@@ -76,6 +78,13 @@ class Asking:
         for name in ("timeout_s", "patience_s"):
             if not 0 < getattr(self, name) < 1e6:
                 raise BadEndpoint(f"{name} is {getattr(self, name)}; it is seconds above 0")
+
+    def asks_about(self, task: str) -> bool:
+        """Whether a table's task is one that this model is asked about."""
+        return not self.tasks or task in self.named_tasks()
+
+    def named_tasks(self) -> list[str]:
+        return self.tasks.replace("+", " ").split()  # in a URL's query a + is a space
 
     def cost_usd(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
         """What so many tokens cost; None where a price or a count is unknown."""

@@ -29,6 +29,7 @@ from eval.pace import Pace, backoff
 from eval.refusals import BadReply, retry_after
 from eval.replay import replay
 from eval.roster import NotReady, Options, find
+from eval.rows import ALL_TASKS
 from eval.trajectory import Trajectory
 from prompts.render import opening
 
@@ -348,6 +349,22 @@ def test_the_environment_fills_what_the_words_leave_out(monkeypatch: pytest.Monk
 def test_a_wrong_word_is_named(words: str, told: str) -> None:
     with pytest.raises(BadEndpoint, match=told):
         read(words)
+
+
+def test_a_model_is_asked_about_the_tasks_it_is_named_for_and_others_stay_empty() -> None:
+    with hostile() as server:
+        agent = f"llm:m@{server.url}?cache=false&form=text&tasks=review_easy+easy_screening"
+        tasks = ["easy_screening", "budgeted_screening", "review_easy"]
+        rows = compare(FAMILY, tasks, [f"mine={agent}"], episodes=2)
+    played = {row.task: row.n for row in rows if row.task != ALL_TASKS}
+    assert played == {"easy_screening": 2, "budgeted_screening": 0, "review_easy": 2}
+    assert rows[1].note == "does not play this task"
+    assert rows[-1].note == "2 of 3 tasks"
+
+
+def test_a_task_that_nobody_has_is_named_before_anything_is_asked() -> None:
+    with pytest.raises(BadEndpoint, match="did you mean 'review_easy'"):
+        find("llm:m@http://127.0.0.1:1/v1?tasks=easy_screening+review_eesy", FAMILY)
 
 
 def test_without_model_or_key_the_row_says_what_to_set() -> None:
