@@ -33,6 +33,10 @@ class BadName(RoundsError, ValueError):
     """A run's name would lead out of runs/."""
 
 
+class NoSuchRun(RoundsError, FileNotFoundError):
+    """No episodes were kept where somebody looks for them."""
+
+
 class BadLine(RoundsError, ValueError):
     """A line of an episodes.jsonl is not an episode."""
 
@@ -43,6 +47,21 @@ def folder_of(name: str) -> Path:
     if given.is_absolute() or ".." in given.parts or not given.name:
         raise BadName(f"--run {name}: runs are kept in {RUNS}/; give a name, like --run mine")
     return RUNS / given
+
+
+def episodes_of(given: Path) -> Path:
+    """The episodes.jsonl that is meant: the file itself, a run's folder, or its name in runs/.
+
+    Raises NoSuchRun with the runs there are.
+    """
+    for path in (given, given / EPISODES, RUNS / given / EPISODES):
+        if path.is_file():
+            return path
+    kept = sorted(path.parent.name for path in RUNS.glob(f"*/{EPISODES}"))
+    raise NoSuchRun(
+        f"{given} is no {EPISODES} and no run that has one; {RUNS}/ has {', '.join(kept) or 'none'};"
+        " python -m eval.compare --run NAME keeps one"
+    )
 
 
 class Record:

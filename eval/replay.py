@@ -26,7 +26,7 @@ from env_server.contract import (
     canonical,
 )
 from eval.episode import take_turn
-from eval.record import BadLine, numbered_lines
+from eval.record import BadLine, episodes_of, numbered_lines
 from eval.trajectory import Trajectory, Turn, plain
 
 FindFamily = Callable[[str], Family]
@@ -155,19 +155,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m eval.replay",
         description="Play every recorded episode again and demand the same bytes.",
     )
-    parser.add_argument("file", type=Path, help="an episodes.jsonl")
+    parser.add_argument(
+        "file", type=Path, help="an episodes.jsonl, the folder of a run, or its name in runs/"
+    )
     asked = parser.parse_args(argv)
     same = 0
     try:
-        for found in replay(asked.file):
+        path = episodes_of(asked.file)
+        for found in replay(path):
             if found is not None:
-                print(f"{asked.file}: {found}; {same} episodes before it are the same")
+                print(f"{path}: {found}; {same} episodes before it are the same")
                 return 1
             same += 1
     except (RoundsError, OSError) as wrong:
         print(f"error: {wrong}", file=sys.stderr)
         return 2
-    print(f"{asked.file}: {same} episodes, every byte the same")
+    print(f"{path}: {same} episodes, every byte the same")
     return 0
 
 

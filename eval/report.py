@@ -25,7 +25,8 @@ from env_server.contract import JsonObject, RoundsError
 from eval import charts, table
 from eval.finished import Finished, read, read_rows
 from eval.learned import Training
-from eval.record import EPISODES, RUNS
+from eval.limits import at_least
+from eval.record import EPISODES, episodes_of
 from eval.result import result
 from eval.rows import ALL_TASKS, Row
 from eval.spoken import Passage, decoder, passages
@@ -370,11 +371,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run", type=Path, help="a folder of eval.compare --run, or its name in runs/"
     )
     parser.add_argument(
-        "--worst", type=int, default=WORST, help="episodes an agent (default: %(default)s)"
+        "--worst", type=at_least(0), default=WORST, help="episodes an agent (default: %(default)s)"
     )
     asked = parser.parse_args(argv)
     try:
-        folder = asked.run if asked.run.is_dir() else RUNS / asked.run
+        folder = episodes_of(asked.run).parent
         print(write(folder, read_rows(folder), asked.worst))
     except (RoundsError, OSError) as wrong:
         print(f"error: {wrong}", file=sys.stderr)

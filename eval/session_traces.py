@@ -16,15 +16,20 @@ from itertools import islice
 from pathlib import Path
 
 from env_server import registry
-from env_server.contract import Family, JsonObject, RoundsError, canonical
+from env_server.contract import Family, JsonObject, RoundsError, canonical, did_you_mean
 from eval.finished import NotFinished
-from eval.record import EPISODES, RUNS, read_episodes
+from eval.limits import at_least
+from eval.record import EPISODES, episodes_of, read_episodes
 from eval.story import Moment, Story, tell
 from eval.trajectory import Trajectory
 
 HARNESS = "rounds"
 ALL, EACH = "traces.jsonl", "traces"
 FILES = 20  # episodes an agent and task that get a file of their own
+
+
+class NotPlayed(RoundsError, LookupError):
+    """The run has no episode of an agent that was asked for."""
 
 
 def session(played: Trajectory, family: Family | None = None) -> list[JsonObject]:
@@ -42,10 +47,11 @@ def write(run: Path, agents: Sequence[str] = (), files: int = FILES) -> tuple[Pa
     """Write traces.jsonl and traces/ into a run's folder: (traces.jsonl, how many sessions).
 
     agents: of these alone; empty is all. files: sessions of each agent and task that get a file of
-    their own. Lost episodes are left out. Raises NotFinished, BadLine.
+    their own. Lost episodes are left out. Raises NotFinished, NotPlayed, BadLine.
     """
     if not (run / EPISODES).is_file():
         raise NotFinished(f"{run} holds no {EPISODES}: keep a comparison with --run NAME")
+    _demand(agents, run)
     each = run / EACH
     each.mkdir(exist_ok=True)
     given: dict[tuple[str, str], int] = {}
@@ -59,6 +65,16 @@ def write(run: Path, agents: Sequence[str] = (), files: int = FILES) -> tuple[Pa
             if nth <= files:
                 (each / f"{file_name(played)}.jsonl").write_bytes(body)
     return run / ALL, count
+
+
+def _demand(agents: Sequence[str], run: Path) -> None:
+    """Raise NotPlayed where one of them has no episode, before anything is written over."""
+    if not agents:
+        return
+    there = tuple(dict.fromkeys(played.agent for played in read_episodes(run / EPISODES)))
+    for name in agents:
+        if name not in there:
+            raise NotPlayed(f"{run}: {did_you_mean('agent', name, there)}")
 
 
 def session_id(played: Trajectory) -> str:
@@ -142,12 +158,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("run", type=Path, help="a folder of eval.compare --run, or its name in runs/")
     add("--agents", nargs="+", default=(), help="of these agents alone")
-    add("--files", type=int, default=FILES, help="files an agent and task (default: %(default)s)")
+    add(
+        "--files",
+        type=at_least(0),
+        default=FILES,
+        help="files an agent and task (default: %(default)s)",
+    )
     asked = parser.parse_args(argv)
     try:
-        path, count = write(
-            asked.run if asked.run.is_dir() else RUNS / asked.run, asked.agents, asked.files
-        )
+        path, count = write(episodes_of(asked.run).parent, asked.agents, asked.files)
     except (RoundsError, OSError) as wrong:
         print(f"error: {wrong}", file=sys.stderr)
         return 2

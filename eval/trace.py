@@ -24,7 +24,8 @@ from env_server.contract import AgentCard, Family, RoundsError, did_you_mean
 from eval import roster
 from eval.counterfactual import Choice, choices
 from eval.finished import shortfall
-from eval.record import EPISODES, RUNS, read_episodes
+from eval.limits import at_least
+from eval.record import episodes_of, read_episodes
 from eval.result import result
 from eval.story import Moment, spelled, tell
 from eval.trajectory import Trajectory
@@ -172,13 +173,13 @@ def policy_for(played: Trajectory, name: str | None) -> AgentCard | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m eval.trace FILE`: turns on stdout. Ends quietly where the reader of a pipe leaves."""
     asked = _parser().parse_args(argv)
-    path = asked.file if asked.file.exists() else RUNS / asked.file
-    path = path / EPISODES if path.is_dir() else path
     out = Console()
     console = out if out.is_terminal else Console(width=PLAIN_WIDTH, soft_wrap=False)
     worst = None if asked.episode is not None and asked.worst is None else asked.worst or WORST
     try:
-        for played in chosen(path, worst, asked.agent, asked.task, asked.episode):
+        for played in chosen(
+            episodes_of(asked.file), worst, asked.agent, asked.task, asked.episode
+        ):
             policy = policy_for(played, asked.policy) if asked.to_go or asked.policy else None
             show(played, console, policy, None if asked.all else SHOWN)
         sys.stdout.flush()
@@ -197,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("file", type=Path, help="an episodes.jsonl, the folder of a run, or its name in runs/")
-    add("--worst", type=int, help=f"the episodes that missed most (default: {WORST})")
+    add("--worst", type=at_least(1), help=f"the episodes that missed most (default: {WORST})")
     add("--agent", help="of this agent alone")
     add("--task", help="of this task alone")
     add(

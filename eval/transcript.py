@@ -31,6 +31,7 @@ from env_server.contract import (
     clamp_score,
     read_options,
 )
+from eval.limits import at_least
 from eval.lines import Ending, Json, Lines, Plain
 
 if TYPE_CHECKING:
@@ -334,7 +335,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--agent", default="llm", help="who plays, as in eval.compare (default: %(default)s)")
     add("--family", default="polypharmacy", help="environment family (default: %(default)s)")
     add("--tasks", nargs="+", help="tasks (default: the family's seed tasks, else all)")
-    add("--episodes", type=_count, default=1, help="patients a task (default: %(default)s)")
+    add("--episodes", type=at_least(1), default=1, help="patients a task (default: %(default)s)")
     add("--split", default="test", help="which patients (default: %(default)s)")
     add("--seed0", type=int, default=0, help="seed of the first patient (default: %(default)s)")
     add(
@@ -346,15 +347,32 @@ def _parser() -> argparse.ArgumentParser:
         help="of every episode, where the family offers it: scenario=..., kappa=.9; may be repeated",
     )
     add("--temperature", type=float, default=0.0, help="of the model (default: %(default)s)")
-    add("--log-format", choices=("text", "json"), default="text", help="how lines are spelled")
+    add(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="how lines are spelled (default: text)",
+    )
     add(
         "--env-url",
         default=os.environ.get("POLYPHARMACY_ENV_URL") or None,
         help="play on this server (default: POLYPHARMACY_ENV_URL, else in this process)",
     )
-    add("--reward-style", choices=("signed", "bounded"), default="signed", help="bounded clamps")
-    add("--success-at", type=float, default=PASSED, help="score of a success (%(default)s)")
-    add("--deadline-s", type=float, default=BUDGET_S, help="seconds of the run (%(default)s)")
+    add(
+        "--reward-style",
+        choices=("signed", "bounded"),
+        default="signed",
+        help="bounded clamps rewards into (0.001, 0.999) (default: signed)",
+    )
+    add(
+        "--success-at", type=float, default=PASSED, help="score of a success (default: %(default)s)"
+    )
+    add(
+        "--deadline-s",
+        type=float,
+        default=BUDGET_S,
+        help="seconds of the run (default: %(default)s)",
+    )
     add("--live", type=Path, metavar="FILE", help="keep a JSON snapshot of the latest step there")
     return parser
 
@@ -368,12 +386,6 @@ def _option(text: str) -> tuple[str, object]:
         return name, json.loads(f"0{value}" if value.startswith(".") else value)
     except ValueError:
         return name, value
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,21 @@ def test_the_command_ends_with_0_with_1_at_a_difference_and_with_2_where_it_cann
     assert command.main([str(changed(recorded, lambda b: b.update(score=0.5)))]) == 1
     assert "line 2" in capsys.readouterr().out
     assert command.main([str(recorded.with_name("none.jsonl"))]) == 2
+    assert "none.jsonl is no episodes.jsonl" in capsys.readouterr().err
+
+
+def test_a_run_is_replayed_by_its_folder_or_by_its_name_in_runs(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(registry, "get", one)
+    monkeypatch.setattr(command.replay, "__defaults__", (one,))
+    run = recorded.parent / "mine"
+    run.mkdir()
+    (run / "episodes.jsonl").write_bytes(recorded.read_bytes())
+    monkeypatch.setattr("eval.record.RUNS", recorded.parent)
+    assert command.main([str(run)]) == command.main(["mine"]) == 0
+    assert command.main(["mien"]) == 2
+    assert "has mine" in capsys.readouterr().err
 
 
 def test_an_episode_with_options_of_its_own_plays_again_to_the_same_bytes(tmp_path: Path):

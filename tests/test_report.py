@@ -127,6 +127,11 @@ def test_an_unfinished_run_says_how_to_finish_it(run: Path, capsys: pytest.Captu
     assert "--resume" in capsys.readouterr().err
     with pytest.raises(NotFinished, match="--run NAME"):
         read(run / "nowhere")
+    assert report.main([str(run / "nowhere")]) == 2
+    assert "no run" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        report.main([str(run), "--worst", "-1"])
+    assert "0 or more" in capsys.readouterr().err
 
 
 def test_the_command_prints_where_the_page_is(run: Path, capsys: pytest.CaptureFixture[str]):

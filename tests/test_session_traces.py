@@ -123,6 +123,10 @@ def test_the_command_writes_the_agents_asked_for(run: Path, capsys: pytest.Captu
     assert session_traces.main([str(run), "--agents", "random"]) == 0
     assert capsys.readouterr().out.strip() == str(run / "traces.jsonl")
     assert {lines[0]["agent"] for lines in sessions(run / "traces.jsonl")} == {"random"}
+    kept = (run / "traces.jsonl").read_bytes()
+    assert session_traces.main([str(run), "--agents", "randon"]) == 2
+    assert "did you mean 'random'" in capsys.readouterr().err
+    assert (run / "traces.jsonl").read_bytes() == kept
     with pytest.raises(NotFinished):
         write(run / "none")
     assert session_traces.main([str(run / "none")]) == 2

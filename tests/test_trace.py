@@ -145,6 +145,11 @@ def test_the_command_shows_a_run_and_names_what_is_missing(
     assert trace.main([str(episodes), "--policy", "referense"]) == 2
     assert "reference" in capsys.readouterr().err
     assert trace.main([str(episodes.with_name("none.jsonl"))]) == 2
+    said = capsys.readouterr().err
+    assert "none.jsonl is no episodes.jsonl" in said and "--run NAME" in said
+    with pytest.raises(SystemExit):
+        trace.main([str(episodes), "--worst", "0"])
+    assert "'0' is not a whole number of 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.slow
