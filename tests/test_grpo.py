@@ -240,6 +240,33 @@ def test_an_unknown_key_is_an_error_that_names_the_near_one(tmp_path: Path) -> N
         parse(["--learning_rate", "fast"])
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--num_generations", "1"], "TRL refuses these settings: .*2 generations"),
+        (
+            ["--length_groups", "9", "--per_device_train_batch_size", "8"],
+            "9 passes.*8 rows.*at most 8",
+        ),
+        (["--max_lost_share", "3"], "max_lost_share is 3.0; it lies in 0..1"),
+        (["--preflight_groups", "-1"], "preflight_groups is -1; it must be 0 or more"),
+        (
+            ["--answer_tokens", "64", "--context_tokens", "64"],
+            "context_tokens is 64.*answer_tokens",
+        ),
+        (["--env_patience_s", "-1"], "env_patience_s is -1.0; it must be 0 or more"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_value_that_cannot_be_is_an_error_before_anything_is_loaded(
+    flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse(flags)
+    assert main(flags) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("learning_rate: 3e-3\nmax_steps: 7\nstyle: brief\n")

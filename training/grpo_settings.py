@@ -107,9 +107,16 @@ class GrpoSettings:
         for name in (*wholes, "length_groups"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.validation_temperature < 0:
+        for name in ("validation_temperature", "validation_patients", "preflight_groups", "patience",
+                     "patients", "seed_from", "lora_r", "env_patience_s"):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if not 0 <= self.max_lost_share <= 1:
+            raise ConfigError(f"max_lost_share is {self.max_lost_share}; it lies in 0..1")
+        if self.context_tokens <= self.answer_tokens:
             raise ConfigError(
-                f"validation_temperature is {self.validation_temperature}; it must be 0 or more"
+                f"context_tokens is {self.context_tokens}; one answer may take {self.answer_tokens}"
+                " (answer_tokens), and the prompt wants room too"
             )
         if self.structured and self.thinking:
             raise ConfigError(
@@ -143,7 +150,14 @@ def parse(argv: Sequence[str]) -> tuple[GrpoSettings, GRPOConfig]:
         if key not in known:
             raise ConfigError(f"{source}: no setting {key!r}{nearest(str(key), known)}")
     parser.set_defaults_with_config(**{**quiet, **values})
-    settings, config, left = parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
+    try:
+        settings, config, left = parser.parse_args_into_dataclasses(
+            rest, return_remaining_strings=True
+        )
+    except ConfigError:
+        raise
+    except ValueError as error:  # GRPOConfig's own limits, and what this machine cannot do
+        raise ConfigError(f"TRL refuses these settings: {' '.join(str(error).split())}") from error
     if left:
         flags = [f"--{name}" for name in known]
         raise ConfigError(f"no flag {left[0]!r}{nearest(left[0], flags)}")
@@ -151,6 +165,12 @@ def parse(argv: Sequence[str]) -> tuple[GrpoSettings, GRPOConfig]:
         raise ConfigError(
             "structured is true and use_vllm is false: only vLLM can hold an answer to a schema;"
             " add --use_vllm true, or leave structured out"
+        )
+    if settings.length_groups > config.per_device_train_batch_size:
+        raise ConfigError(
+            f"length_groups asks for {settings.length_groups} passes over the"
+            f" {config.per_device_train_batch_size} rows of an update (per_device_train_batch_size);"
+            f" it is at most {config.per_device_train_batch_size}"
         )
     _weigh(settings, config, {*values, *(word.lstrip("-").partition("=")[0] for word in rest)})
     return settings, config
