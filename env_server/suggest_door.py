@@ -6,12 +6,11 @@ path. An agent that sees what is hidden is never asked, and no address ever come
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 from typing import Final, TypeAlias, cast
 
@@ -35,11 +34,13 @@ from env_server.http_door import body_of, guarded, json_reply, named_session
 from env_server.play import Play, TooSlow
 from env_server.provided import NotProvided, provided
 from env_server.sessions import NoSession, Session
+from env_server.workers import Worker
 
 log = logging.getLogger("rounds.suggest")
 
 LENDER: Final = "eval.advice:adviser"
 REMEDY: Final = "install the agents: pip install -e '.[agents]'"
+AT_ONCE: Final = 4  # suggestions that are thought about at one time
 _FIELDS: Final = ("session_id", "observation", "agent")
 
 Adviser: TypeAlias = "Callable[[Episode], Action | Refusal | None]"
@@ -55,9 +56,7 @@ class Advice:
 
     agent: str | None = None
     wait_s: float = 30.0
-    threads: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="advice")
-    )
+    worker: Worker = field(default_factory=lambda: Worker("advice", lanes=AT_ONCE))
     _borrowed: dict[str, Adviser] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -129,10 +128,8 @@ async def _checked(
     advice: Advice, episode: Episode, adviser: Adviser, name: str
 ) -> tuple[Action | None, str]:
     """(the action, "") if the environment would act on it, else (None, why not)."""
-    loop = asyncio.get_running_loop()
-    asked = loop.run_in_executor(advice.threads, adviser, episode.copy())
     try:
-        found = await asyncio.wait_for(asked, advice.wait_s)
+        found = await advice.worker.do(partial(adviser, episode.copy()), advice.wait_s)
     except TimeoutError:
         raise TooSlow(f"{name} made no suggestion within {advice.wait_s:g} s") from None
     except RoundsError as error:

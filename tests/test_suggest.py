@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -194,3 +195,15 @@ async def test_a_suggestion_is_given_up_after_its_time() -> None:
     slow._borrowed["polypharmacy"] = lambda episode: Refusal("empty", "nothing was said")
     advice = await suggest_door.suggestion(at, slow, FAMILY.begin("review_easy", 1), "slow:one")
     assert advice["instead_of"] == {"agent": "slow:one", "why": "nothing was said"}
+
+
+async def test_advisers_that_never_answer_do_not_silence_the_others() -> None:
+    never, advice = threading.Event(), suggest_door.Advice("stuck:one", wait_s=0.05)
+    advice._borrowed["polypharmacy"] = lambda episode: never.wait(30) and None
+    at, episode = Play(FAMILY, SessionTable()), FAMILY.begin("review_easy", 1)
+    for _ in range(6):
+        with pytest.raises(TooSlow):
+            await suggest_door.suggestion(at, advice, episode, "stuck:one")
+    advice.wait_s = 5.0
+    assert (await suggest_door.suggestion(at, advice, episode, "heuristic"))["action"]
+    never.set()
