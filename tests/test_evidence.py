@@ -23,7 +23,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SHORT = ["--init", "tiny", "--fast", "--patients", "12"]
+SHORT = ["--init", "tiny", "--fast", "--patients", "12", "--ranks", "2"]
 
 
 def test_the_demo_leaves_table_curve_and_record(output: Path) -> None:

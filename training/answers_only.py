@@ -19,8 +19,9 @@ from training.tokenizer import ROLES
 
 
 class AnswersOnlyTrainer(SFTTrainer):
-    """For plain causal models (no soft-capping, no logit scale, no experts) in a single process.
+    """For plain causal models (no soft-capping, no logit scale, no experts).
 
+    With several ranks every position is scored: gradients meet in the wrapped model's own pass.
     reading: weight of every token outside the answers; 0 learns from answers alone, as TRL does.
     """
 
@@ -36,23 +37,34 @@ class AnswersOnlyTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        plain = self.accelerator.unwrap_model(model)
-        hidden_BTH = plain.base_model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).last_hidden_state[:, :-1]
         answered_BT = inputs["labels"][:, 1:] != -100
         scored_BT = answered_BT
         if self._reading:
             mistake_BT = answers(inputs["input_ids"], self._roles)[:, 1:] & ~answered_BT
             scored_BT = inputs["attention_mask"][:, 1:].bool() & ~mistake_BT
-        logits_NV = plain.get_output_embeddings()(hidden_BTH[scored_BT]).float()
+        logits_NV = self._logits(model, inputs, scored_BT)
         label_N, answer_N = inputs["input_ids"][:, 1:][scored_BT], answered_BT[scored_BT]
         surprise_N = cross_entropy(logits_NV, label_N, reduction="none")
         weight_N = torch.where(answer_N, 1.0, self._reading)
-        count = int(answer_N.sum()) if num_items_in_batch is None else int(num_items_in_batch)
-        loss = (surprise_N * weight_N).sum() / max(count, 1)
+        loss = (surprise_N * weight_N).sum()
+        if num_items_in_batch is None:
+            loss = loss / max(int(answer_N.sum()), 1)
+        else:  # the count is of all ranks, whose gradients are averaged
+            loss = loss * self.accelerator.num_processes / max(int(num_items_in_batch), 1)
         self._note(logits_NV.detach()[answer_N], label_N[answer_N], inputs["attention_mask"])
         return (loss, {"logits": logits_NV}) if return_outputs else loss
+
+    def _logits(
+        self, model: Any, inputs: dict[str, torch.Tensor], scored_BT: torch.Tensor
+    ) -> torch.Tensor:
+        read = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        if self.accelerator.num_processes > 1:
+            logits_BTV: torch.Tensor = model(**read, use_cache=False).logits[:, :-1]
+            return logits_BTV[scored_BT].float()
+        plain = self.accelerator.unwrap_model(model)
+        hidden_BTH = plain.base_model(**read, use_cache=False).last_hidden_state[:, :-1]
+        logits_NV: torch.Tensor = plain.get_output_embeddings()(hidden_BTH[scored_BT]).float()
+        return logits_NV
 
     def _note(
         self, logits_NV: torch.Tensor, label_N: torch.Tensor, attention_BT: torch.Tensor

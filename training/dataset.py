@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -120,6 +121,29 @@ def collect(mixture: Mixture, tick: Callable[[int], None] | None = None) -> Coll
             kept.append(example)
             if tick:
                 tick(len(kept))
+    return collection(mixture, kept, tried)
+
+
+def part(
+    mixture: Mixture, which: int, of: int, tick: Callable[[int], None] | None = None
+) -> list[Example]:
+    """Every `of`-th of the episodes that `collect` would keep, from number `which` on.
+
+    For a mixture that turns none down (`min_score` None): only then it is known which those are.
+    """
+    assert mixture.min_score is None, "which episodes are kept is known when all are played"
+    family = registry.get(mixture.family)
+    _check(mixture, family)
+    played: list[Example] = []
+    for task, seed in islice(_patients(mixture), which, mixture.episodes, of):
+        played.append(imitate(family, task, seed, mixture))
+        if tick:
+            tick(len(played))
+    return played
+
+
+def collection(mixture: Mixture, kept: Sequence[Example], tried: int) -> Collection:
+    """`kept` of the first `tried` episodes, and the patients that were looked at for them."""
     seed_to = mixture.seed_from + -(-tried // len(mixture.tasks))
     return Collection(mixture, tuple(kept), tried, seed_to)
 

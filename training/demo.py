@@ -1,4 +1,4 @@
-"""The whole pipeline in one process: warm start, GRPO, and the table that says what it was worth.
+"""The whole pipeline in one command: warm start, GRPO, and the table that says what it was worth.
 
 What `make run` calls. On a CPU it makes its own model and needs nothing but packages; on a GPU it
 takes a model from the Hub. Stopped at any point, the same command goes on from there. Knows the
@@ -8,9 +8,10 @@ order of the stages; each stage is a room's own command.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,16 +19,27 @@ from typing import TYPE_CHECKING
 from configs.loader import ConfigError, load, overrides_of
 from env_server import registry
 from env_server.contract import RoundsError
-from training import threads
+from training import ranks, threads
 
 if TYPE_CHECKING:
+    from trl import GRPOConfig
+
     from eval.rows import Row
+    from training.grpo_settings import GrpoSettings
     from training.watch import Progress
 
 threads.settle()
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _GIB = 1 << 30
+
+
+class StageEnded(RoundsError, RuntimeError):
+    """A stage in processes of its own has ended early, with this exit code, and said why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"ended with {code}")
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,14 @@ def suited(preset: Preset, family: str, task: str) -> Preset:
     return preset
 
 
+def suited_ranks(init: str | None, fast: bool) -> int:
+    """How many processes share the trainings: the embedded model gains nothing by threads, but by these."""
+    from training.tiny import SIZES
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 1 if fast or choose(init).init not in SIZES else min(2, cores or 1)
+
+
 def run(
     output: Path,
     task: str | None,
@@ -96,44 +116,92 @@ def run(
     patients: int,
     fast: bool,
     progress: Progress,
+    count: int = 1,
 ) -> list[Row]:
-    """Warm start, GRPO and the evidence, each resumed or left out where it is done already."""
+    """Warm start, GRPO and the evidence, each resumed or left out where it is done already.
+
+    count: ranks that share the trainings. Raises StageEnded where one of theirs has ended early.
+    """
     family = registry.get("polypharmacy") if task is None else registry.owner(task)
     task = task or "review_easy"
     preset = suited(choose(init), family.name, task)
-    warm = _warm_start(preset, output, family.name, task, fast, progress)
+    warm = _warm_start(preset, output, family.name, task, fast, progress, count)
     print(f"warm start: {warm}", file=sys.stderr)
-    trained = _reinforce(preset, output, family.name, task, fast, progress)
+    trained = _reinforce(preset, output, family.name, task, fast, progress, count)
     print(f"GRPO: {trained}", file=sys.stderr)
     return _compare(output, family.name, task, patients, progress)
 
 
 def _warm_start(
-    preset: Preset, output: Path, family: str, task: str, fast: bool, progress: Progress
+    preset: Preset,
+    output: Path,
+    family: str,
+    task: str,
+    fast: bool,
+    progress: Progress,
+    count: int,
 ) -> Path:
     from training import sft
 
-    chosen = {"output": str(output / "sft"), "family": family, "tasks": [task], "init": preset.init}
-    knobs = overrides_of(FAST_SFT if fast else ())
-    return sft.train(load(CONFIGS / preset.sft, sft.SftConfig, {**knobs, **chosen}), progress)
+    path, run = CONFIGS / preset.sft, output / "sft"
+    chosen = {"output": str(run), "family": family, "tasks": [task], "init": preset.init}
+    knobs = {**overrides_of(FAST_SFT if fast else ()), **chosen}
+    if count > 1:
+        knobs["batch"] = max(load(path, sft.SftConfig, knobs).batch // count, 1)
+    config = load(path, sft.SftConfig, knobs)
+    if count == 1 or (run / "model" / sft.ROUNDS).is_file():
+        return sft.train(config, progress)
+    return _by_ranks("training.sft", path, knobs, run, count)
 
 
 def _reinforce(
-    preset: Preset, output: Path, family: str, task: str, fast: bool, progress: Progress
+    preset: Preset,
+    output: Path,
+    family: str,
+    task: str,
+    fast: bool,
+    progress: Progress,
+    count: int,
 ) -> Path:
     from training.grpo import train
     from training.grpo_settings import parse
+    from training.sft import ROUNDS
 
+    path, run = CONFIGS / preset.grpo, output / "grpo"
     knobs: dict[str, object] = {
         **(FAST_GRPO if fast else {}),
-        "output": output / "grpo",
+        "output": run,
         "model": output / "sft" / "model",
         "family": family,
         "tasks": task,
     }
-    flags = [text for name, value in knobs.items() for text in (f"--{name}", str(value))]
-    settings, config = parse(["--config", str(CONFIGS / preset.grpo), *flags])
-    return train(settings, config, progress)
+    if count > 1:
+        knobs |= _dealt(*parse(_flags(path, knobs)), count)
+    settings, config = parse(_flags(path, knobs))
+    if count == 1 or (run / "model" / ROUNDS).is_file():
+        return train(settings, config, progress)
+    return _by_ranks("training.grpo", path, knobs, run, count)
+
+
+def _dealt(settings: GrpoSettings, config: GRPOConfig, count: int) -> dict[str, object]:
+    """The same step, in equal shares."""
+    return {
+        "per_device_train_batch_size": max(config.per_device_train_batch_size // count, 1),
+        "length_groups": max(settings.length_groups // count, 1),
+    }
+
+
+def _flags(config: Path, knobs: Mapping[str, object]) -> list[str]:
+    return ["--config", str(config), *(w for k, v in knobs.items() for w in (f"--{k}", str(v)))]
+
+
+def _by_ranks(
+    module: str, config: Path, knobs: Mapping[str, object], run: Path, count: int
+) -> Path:
+    code = ranks.run(module, _flags(config, knobs), count)
+    if code:
+        raise StageEnded(code)
+    return run / "model"
 
 
 def _compare(output: Path, family: str, task: str, patients: int, progress: Progress) -> list[Row]:
@@ -178,6 +246,11 @@ def arguments() -> argparse.ArgumentParser:
         "--init", help="tiny forces the CPU demo on a GPU machine; or a Hub id, or a model's folder"
     )
     add("--output", type=Path, help="folder of everything (default: runs/<preset>)")
+    add(
+        "--ranks",
+        type=int,
+        help="processes that share the trainings (default: two on a CPU with two cores or more)",
+    )
     add("--patients", type=int, default=300, help="test patients of the table (default: 300)")
     add("--fast", action="store_true", help="every stage for real but far too short to learn much")
     return parser
@@ -188,10 +261,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
     from training import watch
 
+    if asked.ranks is not None and asked.ranks < 1:
+        print(f"error: --ranks {asked.ranks}; it must be at least 1", file=sys.stderr)
+        return 2
     try:
         output = asked.output or Path("runs") / _folder(asked)
         with watch.line() as progress:
-            rows = run(output, asked.task, asked.init, asked.patients, asked.fast, progress)
+            count = asked.ranks or suited_ranks(asked.init, asked.fast)
+            rows = run(output, asked.task, asked.init, asked.patients, asked.fast, progress, count)
+    except StageEnded as ended:
+        return ended.code
     except (ConfigError, RoundsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

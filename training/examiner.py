@@ -20,6 +20,7 @@ from eval.dialogue import Limits
 from eval.door import Request
 from eval.generate import GREEDY
 from eval.trajectory import Trajectory
+from training import ranks
 from training.rollout import Rollout, TooManyLost, asking, report
 
 CURVE, BEST = "validation.jsonl", "best"
@@ -82,7 +83,9 @@ class Examiner(TrainerCallback):
             asking(self.trainer, settings, temperature=self._temperature) as generate,
         ):
             torch.manual_seed(0)  # the same draws at every look: less noise between checkpoints
-            played = self._rollout.play(self._requests, generate, self.trainer.processing_class)
+            share = self._requests[ranks.rank() :: ranks.world()]
+            own = self._rollout.play(share, generate, self.trainer.processing_class)
+        played = ranks.in_order(own)
         line = {"step": step, **_marks(played)}
         earlier = [known["score"] for at, known in self._curve.items() if at != step]
         if not earlier or line["score"] > max(earlier):

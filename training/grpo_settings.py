@@ -144,7 +144,7 @@ def parse(argv: Sequence[str]) -> tuple[GrpoSettings, GRPOConfig]:
     quiet = {"report_to": "none", "logging_steps": 1, "disable_tqdm": True, "save_total_limit": 2}
     if not torch.cuda.is_available():  # TRL's own defaults are for GPUs
         quiet |= {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
-        quiet |= {"dataloader_pin_memory": False}
+        quiet |= {"dataloader_pin_memory": False, "ddp_find_unused_parameters": False}
     known = [action.dest for action in parser._actions]
     for key in values:
         if key not in known:

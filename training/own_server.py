@@ -40,7 +40,7 @@ def own_server(log: Path, wait_s: float = 60.0) -> Iterator[str]:
     when our end of its standard input closes: not even kill -9 leaves an orphan.
     Raises ServerDidNotStart.
     """
-    port = _free_port()
+    port = free_port()
     url = f"http://{HOST}:{port}"
     log.parent.mkdir(parents=True, exist_ok=True)
     over = threading.Event()
@@ -100,7 +100,7 @@ def _leave_with_parent() -> None:
     os._exit(0)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

@@ -28,14 +28,19 @@ class Interrupted(RuntimeError):
 
 @contextmanager
 def stoppable(asked: threading.Event) -> Iterator[threading.Event]:
-    """Let Ctrl-C and SIGTERM set `asked`, for an orderly end; a second Ctrl-C ends at once."""
+    """Let Ctrl-C and SIGTERM set `asked`, for an orderly end; a second Ctrl-C ends at once.
+
+    A SIGTERM after it does not: launchers send one behind every Ctrl-C.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield asked  # signals belong to the main thread; only `asked` works here
         return
 
     def ask(number: int, _: FrameType | None) -> None:
         if asked.is_set():
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         print("stopping after this step; Ctrl-C again to stop at once", file=sys.stderr)
         asked.set()
 

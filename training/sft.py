@@ -9,7 +9,6 @@ Knows nothing of rewards.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import sys
@@ -23,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from configs.loader import ConfigError
 from env_server.contract import JsonObject, RoundsError
 from prompts.render import Style
-from training import flags, threads
-from training.dataset import Collection, Mixture, collect, write
+from training import flags, ranks, threads
+from training.dataset import Collection, Mixture, collect, collection, part, write
 from training.run_folder import BadRun, open_run
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ class SftConfig:
     device: Literal["auto", "cpu"] = "auto"
     """`cpu` leaves a GPU alone."""
     threads: int = 1
-    """CPU threads of torch; more than one slows a tiny model down."""
+    """CPU threads of torch; more than one does nothing for a tiny model (ranks do: training.demo --ranks)."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     save_every: int = 200
@@ -155,18 +154,34 @@ def train(config: SftConfig, progress: Progress | None = None) -> Path:
 
     Raises BadRun (output or model unusable), watch.Interrupted (stopped on request, checkpoint saved).
     """
-    run = open_run(config.output, config)
-    if (run / "model" / ROUNDS).is_file():
-        return run / "model"
-    start = _starting_point(config, run)
-    collection = collect(
-        config.mixture(),
-        (lambda kept: progress("play", kept, config.episodes, {})) if progress else None,
-    )
-    write(collection, run / "dataset")
-    trainer = make_trainer(config, run, start, collection, _kind(config))
+    with ranks.first_one_first(_on_cpu(config)):
+        run = open_run(config.output, config)
+        if (run / "model" / ROUNDS).is_file():
+            return run / "model"
+        start = _starting_point(config, run)
+    played = _played(config, progress if ranks.rank() == 0 else None)
+    if ranks.rank() == 0:
+        write(played, run / "dataset")
+    trainer = make_trainer(config, run, start, played, _kind(config))
     _fit(trainer, config, run, progress)
-    return _save(trainer, config, run, collection)
+    if ranks.rank() == 0:
+        _save(trainer, config, run, played)
+    trainer.accelerator.wait_for_everyone()
+    return run / "model"
+
+
+def _played(config: SftConfig, progress: Progress | None) -> Collection:
+    """The conversations, of which every rank plays its share where none may be turned down."""
+
+    def tick(kept: int) -> None:
+        if progress:
+            progress("play", min(kept * ranks.world(), config.episodes), config.episodes, {})
+
+    mixture = config.mixture()
+    if ranks.world() == 1 or mixture.min_score is not None:
+        return collect(mixture, tick)
+    own = part(mixture, ranks.rank(), ranks.world(), tick)
+    return collection(mixture, ranks.in_order(own), config.episodes)
 
 
 def _starting_point(config: SftConfig, run: Path) -> str:
@@ -242,12 +257,11 @@ def _four_bits(cpu: bool) -> Any:
 
 
 def _kind(config: SftConfig) -> Callable[..., Any] | None:
-    """The cheaper loss where it can be had: all weights of a plain model, in one process."""
+    """The cheaper loss where it can be had: all weights of a plain model."""
     from training import tiny
     from training.answers_only import AnswersOnlyTrainer
 
-    plain = config.init in tiny.SIZES and not config.lora_r
-    if plain and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if config.init in tiny.SIZES and not config.lora_r:
         return partial(AnswersOnlyTrainer, reading=config.reading)
     if any(config.slips) and config.init not in tiny.SIZES:
         raise BadRun(
@@ -255,9 +269,7 @@ def _kind(config: SftConfig) -> Callable[..., Any] | None:
             " place for an answer that is shown and not learned"
         )
     if config.reading:
-        raise BadRun(
-            f"reading = {config.reading} needs a model built here and one process, not {config.init!r}"
-        )
+        raise BadRun(f"reading = {config.reading} needs a model built here, not {config.init!r}")
     return None
 
 
@@ -329,6 +341,7 @@ def make_trainer(
             run_name=run.name,
             disable_tqdm=True,
             dataloader_pin_memory=not cpu,
+            ddp_find_unused_parameters=False,  # there are none, and looking costs every step
             seed=config.seed,
             data_seed=config.seed,
         ),
@@ -433,7 +446,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(watch.AT_ONCE, file=sys.stderr)
         return 130
-    print(model)
+    if ranks.rank() == 0:
+        print(model)
     return 0
 
 

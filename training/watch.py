@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from training import progress
+from training import progress, ranks
 from training.progress import AT_ONCE, Interrupted, Progress, line, lines
 
 __all__ = [
@@ -91,7 +91,7 @@ class Journal(TrainerCallback):
 
 
 class StopOnRequest(TrainerCallback):
-    """Ends the run after the current step, checkpoint written, once `asked` is set."""
+    """Ends the run after the current step, checkpoint written, once `asked` is set on any rank."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
@@ -99,7 +99,8 @@ class StopOnRequest(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self.asked.is_set():
+        if ranks.agree(self.asked.is_set(), args.device):  # all of them, after the same step
+            self.asked.set()
             control.should_save = True
             control.should_training_stop = True
 
