@@ -216,7 +216,7 @@ def test_the_own_server_is_gone_when_the_run_is(tmp_path: Path, server: str) -> 
 def test_a_server_that_cannot_start_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.own_server._free_port", lambda: 99_999)
+    monkeypatch.setattr("training.own_server.free_port", lambda: 99_999)
     with (
         pytest.raises(ServerDidNotStart, match=r"server\.log"),
         own_server(tmp_path / "server.log"),
