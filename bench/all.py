@@ -52,8 +52,8 @@ SCRIPTS = (
     Script("server", ("--quick",)),
     Script("rollout", ("--quick",)),
     Script("gpu_grpo", ("--quick",)),
-    Script("proofs", ("--quick",), aside=True),
     Script("faults", ("--quick",), aside=True),
+    Script("proofs", ("--quick",), aside=True),
     Script("fuzz", ("--frames", "10000"), aside=True),
     Script(
         "bandit",

@@ -16,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -104,9 +106,10 @@ def run_tests(
 ) -> str:
     """Run the tests named, two processes side by side; returns the last line pytest said.
 
-    narrowed: of a test, the word that its cases must bear to be run.
+    narrowed: of a test, the word that its cases must bear to be run; then in one process, since two
+    would import the same libraries twice, which takes longer than so few tests do.
     """
-    processes = str(min(2, os.cpu_count() or 1))
+    processes = "0" if narrowed else str(min(2, os.cpu_count() or 1))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["-n", processes, "--dist", "loadgroup", f"--junitxml={report_to}"]
     if narrowed:
@@ -174,14 +177,9 @@ def proved_by_the_prover(family: str, quick: bool) -> list[Figure]:
     """Violations over tasks of a family, on rollouts of the embedded model through a real server."""
     every = _tasks(family)
     tasks = PROVED_QUICKLY[family] if quick else every
-    command = [sys.executable, "-m", "training.prove", "--model", "tiny", "--family", family]
-    command += ["--groups", "1", "--attempts", "2", "--answer-tokens", "24", "--json"]
-    done = subprocess.run(
-        [*command, "--tasks", *tasks], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if done.returncode not in (0, 1):
-        raise RuntimeError(f"training.prove ended with {done.returncode}: {done.stderr[-300:]}")
-    proofs: list[dict[str, Any]] = json.loads(done.stdout)
+    flags = ["--model", "tiny", "--family", family, "--tasks", *tasks]
+    flags += ["--groups", "1", "--attempts", "2", "--answer-tokens", "24", "--json"]
+    proofs = _proofs(flags)
     violations = sum(len(proof["violations"]) for proof in proofs)
     tokens = sum(proof["tokens"] for proof in proofs)
     proved = sum(proof["tokens"] > 0 for proof in proofs)
@@ -191,6 +189,18 @@ def proved_by_the_prover(family: str, quick: bool) -> list[Figure]:
         Figure(f"{name}: violations", violations, "violations", tokens, "most", 0),
         Figure(f"{name}: tasks{of}", proved, "tasks", tokens, "least", len(tasks)),
     ]
+
+
+def _proofs(flags: Sequence[str]) -> list[dict[str, Any]]:
+    """What `python -m training.prove` prints; called here, so that its libraries are imported once."""
+    from training.prove import main as prove
+
+    with redirect_stdout(StringIO()) as told:
+        code = prove(flags)
+    if code not in (0, 1):
+        raise RuntimeError(f"training.prove {' '.join(flags)} ended with {code}")
+    found: list[dict[str, Any]] = json.loads(told.getvalue())
+    return found
 
 
 def _tasks(family: str) -> tuple[str, ...]:

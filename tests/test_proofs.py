@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import proofs
 from bench.proofs import PROVED, Outcome, outcomes
 
 TESTS = Path(__file__).parent
@@ -47,3 +48,18 @@ def test_a_test_that_failed_was_skipped_or_is_gone_proves_nothing(
 
 def test_a_report_that_was_never_written_proves_nothing(tmp_path: Path) -> None:
     assert outcomes(tmp_path / "none.xml", {"a": ("test_a.py",)}) == {"a": Outcome(absent=1)}
+
+
+def test_narrowed_a_test_runs_the_cases_that_bear_the_word_and_others_all_of_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tests").mkdir()
+    cases = "import pytest\n@pytest.mark.parametrize('split', ['train', 'test'])\n"
+    for name in ("a", "b"):
+        body = f"{cases}def test_{name}(split):\n    assert split == 'train' or {name == 'b'}\n"
+        (tmp_path / "tests" / f"test_{name}.py").write_text(body)
+    monkeypatch.setattr(proofs, "ROOT", tmp_path)
+    both, written = ("test_a.py::test_a", "test_b.py::test_b"), tmp_path / "report.xml"
+    proofs.run_tests(both, written, {both[0]: "train"})
+    found = outcomes(written, {name: (name,) for name in both})
+    assert found == {both[0]: Outcome(passed=1), both[1]: Outcome(passed=2)}
