@@ -13,6 +13,7 @@ from typing import Final, NoReturn
 
 FAMILY: Final = "polypharmacy"
 PORT: Final = 7860
+SAYS: Final = "(default: %(default)s)"
 # a service called rounds makes Kubernetes set ROUNDS_PORT to something else
 FLAGS_ALONE: Final = ("host", "port")
 OTHER_NAMES: Final = {"agent": "SUGGEST_AGENT"}  # all others: ROUNDS_ and the flag
@@ -68,9 +69,11 @@ def parser() -> _Parser:
         epilog="What is not given is read from the environment: --idle-s from ROUNDS_IDLE_S and so on, "
         "--agent from SUGGEST_AGENT; not --host and --port. ROUNDS_CORS may name several, with spaces.",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network")
-    parser.add_argument("--port", type=_port, default=PORT, help="0 takes a free port")
-    parser.add_argument("--family", default=FAMILY, help="the family at the root")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help=f"0.0.0.0 opens it to the network {SAYS}"
+    )
+    parser.add_argument("--port", type=_port, default=PORT, help=f"0 takes a free port {SAYS}")
+    parser.add_argument("--family", default=FAMILY, help=f"the family at the root {SAYS}")
     parser.add_argument(
         "--tables", metavar="DIR", help="a hospital's own tables for that family (default: shipped)"
     )
@@ -78,10 +81,17 @@ def parser() -> _Parser:
         "--reward-style",
         choices=("signed", "bounded"),
         default="signed",
-        help="bounded clamps every reward shown into (0.001, 0.999)",
+        help=f"bounded clamps every reward shown into (0.001, 0.999) {SAYS}",
     )
-    parser.add_argument("--capacity", type=_positive, default=256, help="sessions at one time")
-    parser.add_argument("--idle-s", type=_seconds, default=1800.0, help="unused sessions end after")
+    parser.add_argument(
+        "--capacity", type=_positive, default=256, help=f"sessions at one time {SAYS}"
+    )
+    parser.add_argument(
+        "--idle-s",
+        type=_seconds,
+        default=1800.0,
+        help=f"seconds after which an unused session ends {SAYS}",
+    )
     parser.add_argument(
         "--agent",
         help="who answers /agent/suggest, as in eval.compare (default: the heuristic)",
@@ -98,18 +108,22 @@ def parser() -> _Parser:
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     for name, default, words in (
-        ("begin", 55.0, "building a case may take; then the reset is refused"),
-        ("step", 30.0, "one step may take; then its episode is dropped"),
-        ("send", 15.0, "a socket that does not read is dropped after"),
-        ("ping", 30.0, "a silent socket is asked whether it is there every"),
-        ("pong", 60.0, "and dropped where it has not answered after"),
-        ("drain", 5.0, "answers under way may take once told to stop"),
+        ("begin", 55.0, "seconds a case may take to build, then the reset is refused"),
+        ("step", 30.0, "seconds one step may take, then its episode is dropped"),
+        ("send", 15.0, "seconds a socket may leave what it is sent unread, then it is dropped"),
+        ("ping", 30.0, "seconds of silence after which a socket is asked whether it is there"),
+        ("pong", 60.0, "seconds it has to answer that, then it is dropped"),
+        ("drain", 5.0, "seconds for answers under way once told to stop"),
     ):
         flag = f"--{name}-s"
-        help = f"{words} this many seconds (default: {default:g})"
+        help = f"{words} (default: {default:g})"
         group.add_argument(flag, type=_seconds, default=default, metavar="S", help=help)
     group.add_argument(
-        "--max-body", type=_positive, default=65536, metavar="BYTES", help="of a frame or a body"
+        "--max-body",
+        type=_positive,
+        default=65536,
+        metavar="BYTES",
+        help=f"of a frame or a body {SAYS}",
     )
     group.add_argument(
         "--rate",
@@ -138,10 +152,10 @@ def _add_keeping(group: argparse._ArgumentGroup) -> None:
         help="open /debug/latent, which tells what episodes hide; never for training or measuring",
     )
     group.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="warning"
+        "--log-level", choices=("debug", "info", "warning", "error"), default="warning", help=SAYS
     )
     group.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="on standard error"
+        "--log-format", choices=("text", "json"), default="text", help=f"on standard error {SAYS}"
     )
 
 
@@ -162,7 +176,13 @@ def _seconds(given: str) -> float:
 
 
 def _rate(given: str) -> float:
-    return 0.0 if given in ("0", "0.0") else _seconds(given)
+    try:
+        rate = float(given)
+    except ValueError:
+        rate = -1.0
+    if not 0.0 <= rate <= 1e6:
+        raise argparse.ArgumentTypeError(f"{given!r} is no number of requests a second; 0 is any")
+    return rate
 
 
 def _positive(given: str) -> int:

@@ -14,6 +14,7 @@ from env_server import envs
 from env_server.contract import (
     Family,
     RoundsError,
+    Task,
     UnknownAgent,
     UnknownFamily,
     UnknownTask,
@@ -26,9 +27,6 @@ ENTRY_POINTS = "rounds.families"
 
 class NoTables(RoundsError, ValueError):
     """The family is not made from tables that a user may replace."""
-
-
-task = task_of
 
 
 @lru_cache(maxsize=1)
@@ -73,6 +71,20 @@ def owner(task_name: str) -> Family:
             return get(name)
     every = tuple(t for name in names() for t in get(name).tasks)
     raise UnknownTask(did_you_mean("task", task_name, every))
+
+
+def task(family: Family, name: str | None) -> Task:
+    """The family's task `name`, or its default for None. Raises UnknownTask, with the family that has it."""
+    try:
+        return task_of(family, name)
+    except UnknownTask:
+        for other in names():
+            if other != family.name and name in get(other).tasks:
+                raise UnknownTask(
+                    f"no {family.name} task {name!r}: it is one of {other}'s;"
+                    f" take --family {other}, or /envs/{other} on a server"
+                ) from None
+        raise
 
 
 def agent(family: Family, name: str) -> str:

@@ -301,8 +301,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m eval.compare",
         description="Compare agents on the same patients: means, paired differences, 95 % intervals.",
-        epilog="An agent is a name the family ships, local:FOLDER or adapter:FOLDER;"
-        " label=AGENT gives it another name in the table.",
+        epilog="An agent is a name the family ships, or of a kind: adapter:FOLDER, bandit[:FOLDER],"
+        " grpo[:RUNS], human[:full|brief], llm:MODEL@URL, local:FOLDER, ppo[:FOLDER],"
+        " reinforce[:FOLDER], sft[:RUNS]; label=AGENT gives it another name in the table.",
     )
     add = parser.add_argument
     add("--family", default="polypharmacy", help="environment family (default: %(default)s)")

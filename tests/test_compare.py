@@ -267,6 +267,18 @@ def test_an_unknown_agent_is_refused_with_the_nearest_name(spec: str, says: str)
         find(spec, LINE)
 
 
+def test_help_names_every_kind_of_agent(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert [kind.USAGE for kind in roster.kinds().values() if kind.USAGE not in told] == []
+
+
+def test_a_task_of_another_family_is_answered_with_that_family(capsys: pytest.CaptureFixture[str]):
+    assert command.main(["--tasks", "target_easy", "--agents", "random"]) == 2
+    assert "it is one of drug_target's; take --family drug_target" in capsys.readouterr().err
+
+
 def test_two_agents_of_one_name_and_a_baseline_that_does_not_play_are_refused():
     with pytest.raises(SameName):
         compare(LINE, ["near"], ["random", "random"], episodes=2)

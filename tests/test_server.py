@@ -452,6 +452,23 @@ def test_what_no_flag_says_is_read_from_the_environment(monkeypatch: pytest.Monk
     assert not flags.read([]).debug_latent
 
 
+def test_help_says_what_holds_without_a_flag() -> None:
+    asked = flags.parser()
+    told = " ".join(asked.format_help().split())
+    for action in asked._actions:
+        if action.option_strings and action.default not in (None, False, [], "==SUPPRESS=="):
+            assert action.help and "(default: " in action.help, action.option_strings
+    assert "(default: 7860)" in told and "(default: warning)" in told
+
+
+def test_a_rate_is_no_number_of_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert flags.read(["--rate", "0"]).rate == 0
+    for wrong in ("fast", "-1", "nan"):
+        with pytest.raises(SystemExit):
+            flags.read([f"--rate={wrong}"])
+        assert f"{wrong!r} is no number of requests a second" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("ROUNDS_RATE", "fast"), ("ROUNDS_LOG_FORMAT", "xml"), ("ROUNDS_DEBUG_LATENT", "perhaps")],

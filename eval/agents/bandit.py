@@ -25,7 +25,7 @@ def player(argument: str, name: str, options: Options) -> Player:
     """The bandit in a run's folder, or one for each task in folders of the tasks' names. Raises NotReady."""
     folder = Path(argument)
     if not (folder / ABOUT).is_file() and not list(folder.glob(f"*/{RISK}")):
-        raise NotReady(f"{name}: no bandit in {folder}; {HOW} review_easy")
+        raise NotReady(f"{name}: no bandit in {folder}; {HOW} TASK")
     return BanditPlayer(name, folder)
 
 
