@@ -109,6 +109,18 @@ class _OtherPatient(LocalDoor):
         return super().begin_many([requests[0], wrong, *requests[2:]])
 
 
+def test_a_model_that_gives_no_number_after_a_while_is_caught(sound: Any, policy: Any) -> None:
+    def spoil(_: Any, __: Any, told: Any) -> Any:
+        told.logits[:, -8:] = float("nan")  # of the last tokens alone
+        return told
+
+    hook = policy[0].register_forward_hook(spoil)
+    try:
+        assert "likelihood" in caught(sound, policy)
+    finally:
+        hook.remove()
+
+
 def test_two_patients_in_one_group_are_caught(policy: Any) -> None:
     assert {"patient", "replay"} <= caught(played(policy, _OtherPatient(FAMILY)), policy)
 

@@ -17,6 +17,7 @@ from local_hub import TOKEN, local_hub  # noqa: E402
 
 from training import evidence, publish  # noqa: E402
 from training.grpo import main as grpo  # noqa: E402
+from training.merge_check import largest_gap  # noqa: E402
 from training.publish_folder import listing  # noqa: E402
 from training.sft import SftConfig  # noqa: E402
 from training.sft import train as warm_start  # noqa: E402
@@ -24,6 +25,13 @@ from training.sft import train as warm_start  # noqa: E402
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "ada/rounds-lora"
+
+
+def test_a_logit_that_is_no_number_is_no_agreement_wherever_it_stands() -> None:
+    sound, broken = torch.zeros(2, 3), torch.full((2, 3), float("nan"))
+    assert largest_gap([sound, sound], [sound, sound + 1]) == 1.0
+    for logits in ([broken, sound], [sound, broken]):
+        assert not largest_gap(logits, [sound, sound]) <= 1.0
 
 
 @pytest.fixture(scope="module")

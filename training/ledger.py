@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite, isnan
 from typing import Any
 
 import torch
@@ -190,8 +190,9 @@ def _likelihood(
             )
             if mask
         ]
-        worst, at = max(gaps)
-        if not worst <= tolerance:  # catches NaN too
+        # NaN compares with nothing: max() would pass over one that does not stand first
+        worst, at = max(gaps, key=lambda gap: inf if isnan(gap[0]) else gap[0])
+        if not worst <= tolerance:
             yield Violation(
                 "likelihood",
                 name_of(one),

@@ -62,8 +62,8 @@ def agreement(
     if any(a.shape != b.shape for a, b in zip(adapted, whole, strict=True)):
         raise NotTheSame(f"{adapter} and {merged} do not even have one vocabulary")
     found = Agreement(
-        largest=max(float((a - b).abs().max()) for a, b in zip(adapted, whole, strict=True)),
-        moved=max(float((a - b).abs().max()) for a, b in zip(adapted, plain, strict=True)),
+        largest=largest_gap(adapted, whole),
+        moved=largest_gap(adapted, plain),
         same_choice=float(
             torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in zip(adapted, whole, strict=True)])
             .float()
@@ -78,6 +78,15 @@ def agreement(
             " (delete its model/ and repeat its command), or give the base it was trained on"
         )
     return found
+
+
+def largest_gap(some: Sequence[Any], others: Sequence[Any]) -> float:
+    """The largest difference between the logits of the same prompts; NaN where any of them is none."""
+    import torch
+
+    # Python's own max() would pass over a NaN that does not stand first
+    gaps = [(a - b).abs().max() for a, b in zip(some, others, strict=True)]
+    return float(torch.stack(gaps).max())
 
 
 def prompts_of(merged: Path, family: str, task: str, style: str, patients: int = 3) -> list[str]:
