@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,28 @@ def test_the_last_gpus_generate_and_the_others_train() -> None:
 def test_too_few_gpus_are_named(serving: int) -> None:
     with pytest.raises(ConfigError, match=f"--serving {serving} of 2"):
         plan(CONFIG, ["0", "1"], serving, 8000)
+
+
+def test_a_port_or_a_file_that_is_none_is_named() -> None:
+    with pytest.raises(ConfigError, match="--port 99999"):
+        plan(CONFIG, ["0", "1"], 1, 99999)
+    with pytest.raises(ConfigError, match=r"nope\.yaml: no such file"):
+        plan(CONFIG, ["0", "1"], 1, 8000, accelerate=Path("nope.yaml"))
+
+
+def test_another_server_on_the_port_is_not_taken_for_ours() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(LaunchFailed, match=f"port {port} is taken"):
+            run(python("vllm", HEALTHY, port), python("grpo", ""), f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm is installed here")
+def test_without_vllm_nothing_is_started(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(CONFIG), "--gpus", "0,1"]) == 2
+    assert "vllm is not installed: pip install" in capsys.readouterr().err
 
 
 def test_another_model_can_be_served() -> None:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,9 +22,11 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 from configs.loader import ConfigError, read
 from env_server.contract import RoundsError
@@ -63,6 +66,10 @@ def plan(
     the config names no model.
     """
     values = read(str(config))
+    if not 0 < port < 65536:
+        raise ConfigError(f"--port {port} is no port; ports are 1 to 65535")
+    if accelerate is not None and not accelerate.is_file():
+        raise ConfigError(f"--accelerate {accelerate}: no such file; configs/accelerate has some")
     if not 0 < serving < len(gpus):
         raise ConfigError(
             f"--serving {serving} of {len(gpus)} GPUs ({', '.join(gpus) or 'none'}):"
@@ -127,6 +134,7 @@ def run(server: Command, trainer: Command, url: str, wait_s: float = 900.0) -> i
     Ctrl-C and SIGTERM are passed on, once, and everything started here ends before this returns.
     Raises LaunchFailed where the server ends or does not become healthy within `wait_s`.
     """
+    _demand_free(url)
     with _started(server) as serving:
         _await(serving, server, url, wait_s)
         with _started(trainer) as learning, _passed_on(learning):
@@ -138,6 +146,19 @@ def run(server: Command, trainer: Command, url: str, wait_s: float = 900.0) -> i
                     )
                 time.sleep(_POLL_S)
             return int(learning.returncode)
+
+
+def _demand_free(url: str) -> None:
+    """Raise LaunchFailed where somebody listens already: its health would be taken for our server's."""
+    where = urlsplit(url)
+    try:
+        with socket.create_connection((where.hostname or "", where.port or 80), timeout=2.0):
+            pass
+    except OSError:
+        return
+    raise LaunchFailed(
+        f"port {where.port} is taken: choose another with --port, or end what listens"
+    )
 
 
 def _await(child: subprocess.Popen[str], command: Command, url: str, wait_s: float) -> None:
@@ -234,6 +255,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if asked.dry_run:
             print(f"{server}\n{trainer}")
             return 0
+        if find_spec("vllm") is None:
+            raise LaunchFailed("vllm is not installed: pip install 'rounds[vllm]'")
         return run(server, trainer, f"http://127.0.0.1:{asked.port}", asked.wait)
     except (ConfigError, RoundsError) as error:
         print(f"error: {error}", file=sys.stderr)
