@@ -130,11 +130,20 @@ def _written(folder: Path, config: BanditConfig) -> Path:
         ({"bold": True, "over": "evolution"}, "set leg, over pool"),
         ({"population": 2}, "population is 2"),
         ({"lr": 0.0}, "lr is 0.0"),
+        ({"patterns": 0}, "patterns is 0"),
+        ({"reward_noise": -2.0}, "reward_noise is -2.0"),
+        ({"precision": 2.0}, "precision is 2.0"),
     ],
 )
 def test_knobs_that_contradict_one_another_are_refused(knobs: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         small(Path("unused"), **knobs)
+
+
+def test_the_agents_flags_are_told_where_they_belong(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bandit.main(["--task", "review_easy"])
+    assert "go with --environment polypharmacy" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["paper", "demo", "best"])

@@ -192,6 +192,17 @@ def test_the_command_proves_a_model_over_a_real_server(
     assert all(p["likelihood"] and p["tokens"] and not p["violations"] for p in proofs)
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--temperature", "0.0"), ("--temperature", "-1.0"), ("--answer-tokens", "0")],
+)
+def test_a_number_nothing_could_be_proved_with_is_refused(
+    flag: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--model", "tiny", "--tasks", TASK, f"{flag}={value}"]) == 2
+    assert f"error: {flag} is {value}; it must be" in capsys.readouterr().err
+
+
 def test_a_model_that_never_gets_to_speak_is_not_proved(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -342,7 +342,25 @@ def test_a_wrong_knob_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ReinforceConfig(task="near", batch_size=5, attempts=2)
     assert reinforce.main(["--preset", "seed", "--network", "transformer"]) == 2
     assert "'mlp', 'places'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="max_grad_norm is 0"):
+        ReinforceConfig(task="near", max_grad_norm=0.0)
+    with pytest.raises(ValueError, match="seed_from is -5"):
+        ReinforceConfig(task="near", seed_from=-5)
     path = tmp_path / "wrong.yaml"
     path.write_text("task: near\ngamma: 2\n")
     with pytest.raises(ConfigError, match="gamma is 2"):
         load(path, ReinforceConfig)
+
+
+def test_a_run_that_was_refused_before_it_began_leaves_its_folder_free(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--preset", "seed", "--task", "easy_screening", "--output", str(tmp_path)]
+    for wrong in (["--encoding", "nope"], ["--imitate", "[nope]", "--validation-patients", "2"]):
+        assert reinforce.main([*command, *wrong]) == 2
+        assert "nope" in capsys.readouterr().err
+        assert list((tmp_path / "easy_screening").iterdir()) == []
+    small = ["--episodes", "5", "--validation-patients", "2"]
+    assert reinforce.main([*command, *small]) == 0  # the same folder, corrected
+    assert reinforce.main([*command, *small, "--lr", "0.5"]) == 2  # a run that has begun keeps it
+    assert "lr = " in capsys.readouterr().err

@@ -309,3 +309,16 @@ def test_every_preset_can_be_read_and_says_what_it_is_for(preset: Path) -> None:
 
 def test_every_knob_has_its_sentence() -> None:
     assert list(flags.sentences(sft.SftConfig)) == list(sft.SftConfig.__slots__)
+
+
+def test_help_says_what_holds_without_a_flag(tmp_path: Path) -> None:
+    path = tmp_path / "demo.yaml"
+    path.write_text("episodes: 17\n")
+    told = " ".join(flags.parser(sft.SftConfig, "p", "d", str(path)).format_help().split())
+    assert "Conversations to collect. [17]" in told  # the file's
+    assert (
+        'Agents to imitate, one drawn for every episode. [["heuristic"]]' in told
+    )  # the knob's own
+    assert "flags win over it (default: " in told
+    path.write_text("episodes: [")  # not YAML: said when it is read, not by --help
+    assert "[6400]" in flags.parser(sft.SftConfig, "p", "d", str(path)).format_help()

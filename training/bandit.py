@@ -31,6 +31,7 @@ threads.settle()
 
 MODEL = "model.safetensors"
 ABOUT = "model.json"
+AGENT_ALONE = ("--task", "--patients", "--validation", "--explore")  # flags of `pair_bandit`
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,8 @@ class BanditConfig:
             "retrain_every",
             "report_every",
         )
-        for knob in (*positive, "epochs", "batch", "generations"):
+        sizes = ("combinations", "drugs", "patterns")
+        for knob in (*positive, *sizes, "epochs", "batch", "generations"):
             if getattr(self, knob) < 1:
                 raise ValueError(f"{knob} is {getattr(self, knob)}; it must be at least 1")
         if self.population < 3:
@@ -134,6 +136,11 @@ class BanditConfig:
         for knob in ("lam", "lr", "ridge"):
             if not getattr(self, knob) > 0:
                 raise ValueError(f"{knob} is {getattr(self, knob)}; it must be above 0")
+        for knob in ("reward_noise", "nu", "pairs", "ensemble_every"):
+            if not getattr(self, knob) >= 0:
+                raise ValueError(f"{knob} is {getattr(self, knob)}; it must be 0 or more")
+        if self.precision is not None and not 0 < self.precision < 1:
+            raise ValueError(f"precision is {self.precision}; it lies between 0 and 1")
         if self.pairs and not self.leg:
             raise ValueError("pairs are features of the line beside the network; set leg to true")
         if self.cap is not None and not self.cap > 1.1:
@@ -294,8 +301,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         " with --environment polypharmacy [--task TASK], train the agent of that family instead.",
         config="configs/bandit/demo.yaml",
     )
+    given, unknown = parser.parse_known_args(asked)
+    if unknown:
+        agent = any(word.split("=")[0] in AGENT_ALONE for word in unknown)
+        hint = "; the agent's flags go with --environment polypharmacy" if agent else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     try:
-        config = flags.resolve(BanditConfig, parser.parse_args(asked))
+        config = flags.resolve(BanditConfig, given)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -256,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{server}\n{trainer}")
             return 0
         if find_spec("vllm") is None:
-            raise LaunchFailed("vllm is not installed: pip install 'rounds[vllm]'")
+            raise LaunchFailed("vllm is not installed: pip install 'rounds[gpu]'")
         return run(server, trainer, f"http://127.0.0.1:{asked.port}", asked.wait)
     except (ConfigError, RoundsError) as error:
         print(f"error: {error}", file=sys.stderr)

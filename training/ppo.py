@@ -21,7 +21,7 @@ from env_server.contract import Family, RoundsError, task_of
 from eval.heldout import Patients
 from training import flags, threads
 from training.progress import Interrupted, Progress, line, lines
-from training.run_folder import BadRun, open_run
+from training.run_folder import BadRun, opened
 
 threads.settle()
 
@@ -101,6 +101,9 @@ class PpoConfig:
         for knob in ("lr", "imitate_lr"):
             if getattr(self, knob) <= 0:
                 raise ValueError(f"{knob} is {getattr(self, knob)}; it must be above 0")
+        for knob in ("entropy", "critic_first", "warmup"):
+            if not getattr(self, knob) >= 0:
+                raise ValueError(f"{knob} is {getattr(self, knob)}; it must be 0 or more")
         for knob in ("gamma", "gae_lambda", "explore"):
             if not 0 <= getattr(self, knob) <= 1:
                 raise ValueError(f"{knob} is {getattr(self, knob)}; it lies between 0 and 1")
@@ -140,11 +143,11 @@ def train(
     if family is None:
         family = registry.get(config.family) if config.family else registry.owner(config.task)
     task = task_of(family, config.task)
-    run = open_run(Path(config.output) / task.name, config)
-    _write_seeds(run, config, family)
-    from training import ppo_learner
+    with opened(Path(config.output) / task.name, config) as run:
+        _write_seeds(run, config, family)
+        from training import ppo_learner
 
-    ppo_learner.learn(run, config, family, progress, asked or threading.Event())
+        ppo_learner.learn(run, config, family, progress, asked or threading.Event())
     picture(run, config)
     return run
 

@@ -245,9 +245,15 @@ def _proofs(asked: argparse.Namespace) -> list[Proof]:
     from eval.generate import TransformersGenerate
     from training.rollout import RolloutSettings, make_rollout_func
 
-    for name in ("groups", "attempts"):
+    for name in ("groups", "attempts", "answer_tokens", "context_tokens"):
         if getattr(asked, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(asked, name)}; it must be at least 1")
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} is {getattr(asked, name)}; it must be at least 1")
+    if not asked.temperature > 0:
+        raise ConfigError(
+            f"--temperature is {asked.temperature}; it must be above 0: a greedy answer has no"
+            " log-probability to compare"
+        )
     family = registry.get(asked.family)
     tasks = asked.tasks or list(family.tasks)
     for task in tasks:

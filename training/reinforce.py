@@ -23,7 +23,7 @@ from eval.policies import POLICY
 from training import flags, threads
 from training.progress import Interrupted, Progress, line, lines, stoppable
 from training.reinforce_settings import ReinforceConfig
-from training.run_folder import open_run
+from training.run_folder import opened
 
 if TYPE_CHECKING:
     from training.classical_rollout import Patients
@@ -49,15 +49,15 @@ def train(config: ReinforceConfig, progress: Progress | None = None) -> Path:
 def train_on(family: Family, config: ReinforceConfig, progress: Progress | None = None) -> Path:
     """`train` on a family that need not be installed."""
     registry.task(family, config.task)
-    run = open_run(Path(config.output) / config.task, config)
-    if (run / LAST).is_file() and (run / POLICY).is_file():
-        return run
-    from training.reinforce_learner import Learner
+    with opened(Path(config.output) / config.task, config) as run:
+        if (run / LAST).is_file() and (run / POLICY).is_file():
+            return run
+        from training.reinforce_learner import Learner
 
-    _write_json(run / SEEDS, {"trained_on": patients_of(config, family)})
-    learner = Learner(config, family)
-    with stoppable(threading.Event()) as stop:
-        _Run(learner, run, progress, stop).go()
+        _write_json(run / SEEDS, {"trained_on": patients_of(config, family)})
+        learner = Learner(config, family)
+        with stoppable(threading.Event()) as stop:
+            _Run(learner, run, progress, stop).go()
     return run
 
 

@@ -82,6 +82,11 @@ class ReinforceConfig:
         for knob in ("lr", "imitate_lr"):
             if not getattr(self, knob) > 0:
                 raise ValueError(f"{knob} is {getattr(self, knob)}; it must be above 0")
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm is {self.max_grad_norm}; it must be above 0")
+        for knob in ("entropy_coeff", "baseline_first", "seed_from"):
+            if not getattr(self, knob) >= 0:
+                raise ValueError(f"{knob} is {getattr(self, knob)}; it must be 0 or more")
         for knob in ("gamma", "lr_end"):
             if not 0 <= getattr(self, knob) <= 1:
                 raise ValueError(f"{knob} is {getattr(self, knob)}; it lies in 0..1")

@@ -6,6 +6,8 @@ Knows nothing of what runs.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,32 @@ import yaml
 from configs.loader import dump, read
 from env_server.contract import RoundsError
 
+BEFORE_ANYTHING = ("config.yaml", "seeds.json")  # written before a run does anything
+
 
 class BadRun(RoundsError, RuntimeError):
     """The run cannot go where it was sent: says which path or model, and what to do."""
+
+
+@contextmanager
+def opened(output: str | Path, config: Any) -> Iterator[Path]:
+    """`open_run`; a run that is refused before it has left anything does not keep its folder.
+
+    So a misspelt setting can be corrected and the command repeated.
+    """
+    run = open_run(output, config)
+    try:
+        yield run
+    except RoundsError:
+        _let_go(run)
+        raise
+
+
+def _let_go(run: Path) -> None:
+    left = list(run.iterdir())
+    if all(path.name in BEFORE_ANYTHING for path in left):
+        for path in left:
+            path.unlink()
 
 
 def open_run(output: str | Path, config: Any) -> Path:
