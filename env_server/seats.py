@@ -240,9 +240,19 @@ def _read(answer: Answer, wish: _Wish, home: Upstream) -> JsonObject | Exception
         return answer
     if answer.code in NO_SEAT:
         return _no_seat(answer, home)
-    if wish.kind == "state":  # an answer as good as any: there is no episode to tell of
-        return {}
+    if wish.kind == "state":
+        return _greeted(answer, home)
     return _caller_mistake(answer)
+
+
+def _greeted(refused: Refused, home: Upstream) -> JsonObject | ServerError:
+    """A fresh socket has no episode to tell of: any refusal will do, but for that of a request's number."""
+    if refused.code != "VALIDATION_ERROR":
+        return {}
+    return ServerError(
+        f"{home.url} does not number its replies: it speaks OpenEnv's protocol as OpenEnv's own server"
+        " does. This client needs ours (`python -m env_server.app`); OpenEnv's client plays on both"
+    )
 
 
 def _no_seat(refused: Refused, home: Upstream) -> ServerError:

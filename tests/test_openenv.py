@@ -29,6 +29,7 @@ from openenv.core.env_server.types import Action, Observation, State
 from openenv.core.generic_client import GenericEnvClient
 from typer.testing import CliRunner
 from env_server import adapter
+from env_server.client import ServerError, connect
 
 url, tasks = sys.argv[1], sys.argv[2:]
 said = {"played": {}}
@@ -57,6 +58,7 @@ said["extends"] = [issubclass(action, Action), issubclass(observation, Observati
                    issubclass(state, State), observation.__name__]
 
 app = create_app(adapter.RoundsEnvironment, action, observation, max_concurrent_envs=4)
+app.mount("/envs/polypharmacy", app)  # where our own client looks for a family
 listener = socket.create_server(("127.0.0.1", 0))
 server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
 threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
@@ -66,6 +68,10 @@ with GenericEnvClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}").
     begun = env.reset(task_id="review_easy", seed=5).observation
     step = env.step({"action_type": "finish_review"})
     said["inside"] = [begun, step.reward, step.done, step.observation, env.state()]
+try:
+    connect(f"http://127.0.0.1:{listener.getsockname()[1]}", "polypharmacy").close()
+except ServerError as error:
+    said["ours"] = str(error)
 server.should_exit = True
 print(json.dumps(said))
 """
@@ -126,6 +132,11 @@ def test_openenvs_own_server_serves_our_environment(said: Any) -> None:
     )  # type: ignore[arg-type]
     assert (reward, done, last["score"]) == (step.reward, True, local.score())
     assert state == local.state()
+
+
+@pytest.mark.slow
+def test_our_client_says_at_once_that_openenvs_own_server_is_not_for_it(said: Any) -> None:
+    assert "does not number its replies" in said["ours"] and "OpenEnv" in said["ours"]
 
 
 @pytest.mark.slow
