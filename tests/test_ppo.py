@@ -68,12 +68,14 @@ def test_maskable_ppo_learns_to_walk_to_the_mark(tmp_path: Path) -> None:
     assert score > random_score(200) + 0.05
 
 
+@pytest.mark.slow
 def test_the_policy_that_is_kept_is_the_best_on_validation_patients(learned: Path) -> None:
     policy = actor.read(learned / ppo.POLICY)
 
     assert policy.about.masked and policy.about.score == max(validations(learned))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_curve_its_config_and_whom_it_has_seen(learned: Path) -> None:
     assert {"config.yaml", "seeds.json", "metrics.jsonl", "policy.safetensors",
             "checkpoint.zip", "learning_curve.png"} <= {p.name for p in learned.iterdir()}  # fmt: skip
@@ -82,6 +84,7 @@ def test_a_run_leaves_its_curve_its_config_and_whom_it_has_seen(learned: Path) -
     assert trained_on(learned) == (Patients("number_line", "near", "train", 0, 1_000_000),)
 
 
+@pytest.mark.slow
 def test_a_policy_is_refused_on_the_patients_it_was_trained_on(learned: Path) -> None:
     asked = [Patients("number_line", "near", "train", 5, 10)]
 
@@ -89,7 +92,10 @@ def test_a_policy_is_refused_on_the_patients_it_was_trained_on(learned: Path) ->
         refuse_overlap("ppo", players.player(str(learned), "ppo", Options()).trained_on, asked)
 
 
-@pytest.mark.parametrize("algo", ["maskable_ppo", "ppo", "dqn"])
+@pytest.mark.parametrize(
+    "algo",
+    ["maskable_ppo", *(pytest.param(a, marks=pytest.mark.slow) for a in ("ppo", "dqn"))],
+)
 def test_the_numbers_that_are_kept_play_as_the_learner_does(algo: Any, tmp_path: Path) -> None:
     settings = config(tmp_path, algo=algo, steps=600, validate_every=600, warmup=100)
     run = ppo.train(settings, family=LINE)
@@ -106,6 +112,7 @@ def test_the_numbers_that_are_kept_play_as_the_learner_does(algo: Any, tmp_path:
         )
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_from_its_checkpoint_to_its_last_step(tmp_path: Path) -> None:
     settings = config(tmp_path, steps=3_000, validate_every=500)
     run = tmp_path / "near"
@@ -135,6 +142,7 @@ class AfterSteps(threading.Event):
         return bool(told) and bool(told[-1]["step"] >= self._steps)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(learned: Path) -> None:
     before = (learned / ppo.POLICY).read_bytes()
 
@@ -143,6 +151,7 @@ def test_a_finished_run_is_left_as_it_is(learned: Path) -> None:
     assert (learned / ppo.POLICY).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_another_setting_in_the_same_folder_is_refused(learned: Path) -> None:
     with pytest.raises(BadRun, match=r"lr = 0\.005"):
         ppo.train(config(learned.parent, lr=1e-4), family=LINE)
@@ -189,6 +198,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ppo.train(reviews(tmp_path_factory.mktemp("places")))
 
 
+@pytest.mark.slow
 def test_the_network_of_places_is_kept_and_plays_in_the_table_as_it_did_in_training(
     taught: Path,
 ) -> None:
@@ -199,17 +209,20 @@ def test_the_network_of_places_is_kept_and_plays_in_the_table_as_it_did_in_train
     assert played == pytest.approx(max(validations(taught)))
 
 
+@pytest.mark.slow
 def test_the_lesson_comes_first_and_is_noted(taught: Path) -> None:
     first = lines(taught / "metrics.jsonl")[0]
     assert first["stage"] == "imitate" and first["positions"] > 100 and first["loss"] < 3
 
 
+@pytest.mark.slow
 def test_the_policy_stays_as_it_was_taught_while_the_critic_is_ignorant(tmp_path: Path) -> None:
     run = ppo.train(reviews(tmp_path, steps=512, critic_first=512, validate_every=256))
     looks = validations(run)
     assert len(looks) == 3 and len(set(looks)) == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_places_goes_on(tmp_path: Path) -> None:
     settings, run = reviews(tmp_path, validate_every=256), tmp_path / "easy_screening"
     with pytest.raises(Interrupted, match="the same command goes on"):
@@ -222,6 +235,7 @@ def test_a_stopped_run_of_places_goes_on(tmp_path: Path) -> None:
     assert after[: len(before)] == before and after[-1]["step"] >= 1_024
 
 
+@pytest.mark.slow
 def test_plain_layers_can_imitate_too(tmp_path: Path) -> None:
     settings = reviews(tmp_path, network="mlp", hidden=(32,), critic_first=0, steps=256)
     untaught = replace(settings, output=str(tmp_path / "untaught"), imitate=())
@@ -232,6 +246,7 @@ def test_plain_layers_can_imitate_too(tmp_path: Path) -> None:
 # -- in the table -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_table_plays_a_folder_of_policies_and_says_how_to_make_what_is_missing(
     learned: Path,
 ) -> None:
@@ -254,6 +269,7 @@ def test_a_file_that_is_no_policy_is_refused(tmp_path: Path) -> None:
         list(players.player(str(tmp_path), "ppo", Options()).play(LINE, "near", "test", [0]))
 
 
+@pytest.mark.slow
 def test_a_policy_of_another_shape_is_refused(learned: Path) -> None:
     policy = actor.read(learned / ppo.POLICY)
     (weights, biases), *rest = policy.layers
@@ -266,6 +282,7 @@ def test_a_policy_of_another_shape_is_refused(learned: Path) -> None:
 # -- the command ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_trains_a_real_task_and_the_table_plays_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
