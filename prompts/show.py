@@ -23,17 +23,21 @@ def main(argv: list[str] | None = None) -> int:
             return _write_golden()
         return _show(options)
     except RoundsError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="prompts.show", description=__doc__)
-    parser.add_argument("--family", default="polypharmacy")
-    parser.add_argument("--task", help="default: the family's own")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--style", choices=("full", "brief"), default="full")
+    parser = argparse.ArgumentParser(prog="python -m prompts.show", description=__doc__)
+    parser.add_argument(
+        "--family", default="polypharmacy", help="environment family (default: %(default)s)"
+    )
+    parser.add_argument("--task", help="task (default: the family's own)")
+    parser.add_argument("--seed", type=int, default=0, help="of the case (default: %(default)s)")
+    parser.add_argument("--split", default="train", help="whose case (default: %(default)s)")
+    parser.add_argument(
+        "--style", choices=("full", "brief"), default="full", help="wording (default: %(default)s)"
+    )
     parser.add_argument("--tools", action="store_true", help="the tools of a chat request instead")
     parser.add_argument("--play", metavar="AGENT", help="play on with one of the family's agents")
     parser.add_argument(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from env_server.contract import RoundsError
 from training import hub_upload, threads
+from training.merge_check import EXACT, HALF
 from training.publish_folder import Prepared, Run, find_run, listing, prepare
 
 if TYPE_CHECKING:
@@ -205,7 +206,12 @@ def arguments() -> argparse.ArgumentParser:
     add("--benchmark", metavar="USER/NAME", help="Hub dataset that .eval_results belong to")
     add("--license", help="of the weights (default: mit for a model built here)")
     add("--traces", type=int, default=20, help="validation episodes to show (default: %(default)s)")
-    add("--tolerance", type=float, help="largest difference of a logit, adapter to merged model")
+    add(
+        "--tolerance",
+        type=float,
+        help="largest difference of a logit, adapter to merged model"
+        f" (default: {EXACT} for float32 weights, {HALF} for half precision)",
+    )
     add("--message", default="Publish a Rounds run", help="of the commit")
     return parser
 
