@@ -13,7 +13,8 @@ from openenv.core.env_server.types import Action, EnvironmentMetadata, Observati
 from pydantic import BaseModel
 
 from env_server import contract, registry, wire
-from env_server.contract import Episode, EpisodeOver, EpisodeRunning, Family, JsonObject, Step
+from env_server.contract import Episode, EpisodeOver, Family, JsonObject, Step
+from env_server.play import NoEpisode
 
 
 class RoundsEnvironment(Environment):  # type: ignore[misc]
@@ -50,7 +51,10 @@ class RoundsEnvironment(Environment):  # type: ignore[misc]
         return self._shown(wire.begun(self.episode, self.reward_style, wanted.options))
 
     def step(self, action: Action, timeout_s: float | None = None, **named: Any) -> Observation:
-        """Act once; an action that cannot be done comes back as the observation's refusal."""
+        """Act once; an action that cannot be done comes back as the observation's refusal.
+
+        Raises NoEpisode or EpisodeOver.
+        """
         episode = self._running()
         if episode.done:
             raise EpisodeOver(f"episode {episode.episode_id} has ended; reset begins another")
@@ -86,7 +90,7 @@ class RoundsEnvironment(Environment):  # type: ignore[misc]
 
     def _running(self) -> Episode:
         if self.episode is None:
-            raise EpisodeRunning("no episode yet; reset begins one")
+            raise NoEpisode("no episode yet; reset begins one")
         return self.episode
 
     def _shown(self, reply: JsonObject) -> Observation:

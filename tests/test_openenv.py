@@ -30,6 +30,7 @@ from openenv.core.generic_client import GenericEnvClient
 from typer.testing import CliRunner
 from env_server import adapter
 from env_server.client import ServerError, connect
+from env_server.play import NoEpisode
 
 url, tasks = sys.argv[1], sys.argv[2:]
 said = {"played": {}}
@@ -56,6 +57,11 @@ models = [adapter.action_model, adapter.observation_model, adapter.state_model]
 action, observation, state = [model("polypharmacy") for model in models]
 said["extends"] = [issubclass(action, Action), issubclass(observation, Observation),
                    issubclass(state, State), observation.__name__]
+
+try:
+    adapter.RoundsEnvironment().step(action(action_type="finish_review"))
+except NoEpisode as error:
+    said["early"] = str(error)
 
 app = create_app(adapter.RoundsEnvironment, action, observation, max_concurrent_envs=4)
 app.mount("/envs/polypharmacy", app)  # where our own client looks for a family
@@ -132,6 +138,11 @@ def test_openenvs_own_server_serves_our_environment(said: Any) -> None:
     )  # type: ignore[arg-type]
     assert (reward, done, last["score"]) == (step.reward, True, local.score())
     assert state == local.state()
+
+
+@pytest.mark.slow
+def test_a_step_before_any_reset_is_told_what_begins_an_episode(said: Any) -> None:
+    assert said["early"] == "no episode yet; reset begins one"
 
 
 @pytest.mark.slow
