@@ -41,7 +41,7 @@ FLAGS = {
 }
 # what a line says of the clock and not of the learning
 _CLOCK = ("step_time", "rollout_s", "environment_s", "tokens_per_s", "seconds", "time", "_runtime")
-_TORN = 20  # at least one kill in so many finds a checkpoint half written: it takes milliseconds
+_TORN = 20  # one kill in so many, of so many at least, finds a checkpoint half written: that takes milliseconds
 TORN, WITH_SERVER = "of these, a checkpoint half written", "of these, its server killed as well"
 OTHER_WEIGHTS = "trainer killed: runs with other weights"
 OTHER_LINES = "trainer killed: runs with other lines"
@@ -327,10 +327,10 @@ class Tally:
 
     def figures(self, wanted: int, whose: str = "") -> list[Figure]:
         """Beside what is promised of `wanted` kills. whose: put before the names of those not of now."""
-        n, runs, torn_at_least = self.kills, self.runs, -(-wanted // _TORN)
+        n, runs, least = self.kills, self.runs, wanted // _TORN
         rows = (
             Figure("trainer killed", n, "times", runs, "least", wanted),
-            Figure(TORN, self.torn, "times", n, "least", torn_at_least),
+            Figure(TORN, self.torn, "times", n, *(("least", least) if least else ())),
             Figure(WITH_SERVER, self.with_server, "times", n),
             Figure(OTHER_WEIGHTS, self.other_weights, "runs", runs, "most", 0),
             Figure(OTHER_LINES, self.other_lines, "runs", runs, "most", 0),
