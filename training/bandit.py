@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from configs.loader import ConfigError
 from env_server.contract import RoundsError
-from training import flags, threads
+from training import extras, flags, threads
 from training.progress import Interrupted, Progress, lines, stoppable
 from training.progress import line as progress_line
 from training.run_folder import BadRun, open_run
@@ -177,6 +177,7 @@ def train(
 
     Raises BadRun, and Interrupted where `stop` (a threading.Event) is set, state saved.
     """
+    extras.demand("torch", "safetensors")
     from training.combinations import load
     from training.optim_neural_ts import OptimNeuralTS
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.loader import ConfigError, read
 from env_server.contract import JsonObject, nearest
-from training import threads
+from training import extras, threads
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -133,8 +133,9 @@ class GrpoSettings:
 def parse(argv: Sequence[str]) -> tuple[GrpoSettings, GRPOConfig]:
     """Settings and TRL's own, from `--config FILE` (defaults) and flags (which win).
 
-    Raises ConfigError for an unknown key or flag, with the nearest known one.
+    Raises ConfigError for an unknown key or flag, with the nearest known one, and NotInstalled.
     """
+    extras.demand("torch", "transformers", "trl")
     import torch
     from trl import GRPOConfig, TrlParser
 

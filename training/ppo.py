@@ -19,9 +19,9 @@ from configs.loader import ConfigError, read
 from env_server import registry
 from env_server.contract import Family, RoundsError, task_of
 from eval.heldout import Patients
-from training import flags, threads
+from training import extras, flags, threads
 from training.progress import Interrupted, Progress, line, lines
-from training.run_folder import BadRun, opened
+from training.run_folder import opened
 
 threads.settle()
 
@@ -153,9 +153,7 @@ def train(
 
 
 def _demand_libraries() -> None:
-    for module, package in (("stable_baselines3", "stable-baselines3"), ("sb3_contrib",) * 2):
-        if find_spec(module) is None:
-            raise BadRun(f"{package} is not installed: pip install 'rounds[agents]'")
+    extras.demand("torch", "stable_baselines3", "sb3_contrib", "safetensors", extra="agents")
 
 
 def _write_seeds(run: Path, config: PpoConfig, family: Family) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from configs.loader import ConfigError
 from env_server import registry
 from env_server.contract import Family, JsonObject, RoundsError
-from training import threads
+from training import extras, threads
 
 if TYPE_CHECKING:
     from eval.door import Request
@@ -239,6 +239,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def _proofs(asked: argparse.Namespace) -> list[Proof]:
+    extras.demand("torch", "transformers", "trl")
     import torch
 
     from eval.dialogue import Limits

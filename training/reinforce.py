@@ -20,7 +20,7 @@ from configs.loader import ConfigError
 from env_server import registry
 from env_server.contract import Family, JsonObject, RoundsError
 from eval.policies import POLICY
-from training import flags, threads
+from training import extras, flags, threads
 from training.progress import Interrupted, Progress, line, lines, stoppable
 from training.reinforce_settings import ReinforceConfig
 from training.run_folder import opened
@@ -49,6 +49,7 @@ def train(config: ReinforceConfig, progress: Progress | None = None) -> Path:
 def train_on(family: Family, config: ReinforceConfig, progress: Progress | None = None) -> Path:
     """`train` on a family that need not be installed."""
     registry.task(family, config.task)
+    extras.demand("torch", "safetensors", "matplotlib")
     with opened(Path(config.output) / config.task, config) as run:
         if (run / LAST).is_file() and (run / POLICY).is_file():
             return run

@@ -14,10 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-from training import progress, ranks
+from training import extras, progress, ranks
 from training.progress import AT_ONCE, Interrupted, Progress, line, lines
+
+extras.demand("torch", "transformers", "trl")  # the next line's own complaint has no remedy
+from transformers import (  # noqa: E402
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 __all__ = [
     "AT_ONCE",
