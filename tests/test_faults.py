@@ -6,12 +6,14 @@ Real processes throughout. `python -m bench.faults` does the same with more of e
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import httpx
 import pytest
 from servers import serving, until
 
@@ -201,6 +203,22 @@ def test_a_run_whose_server_keeps_dying_says_so_instead_of_hanging(tmp_path: Pat
         door.close()
     assert seen.lost == 2 and seen.wrong == 0
     assert "no server" in seen.why
+
+
+def test_a_server_is_started_again_though_its_log_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "swept"
+    with own_server(folder / "server.log") as url:
+        (first,) = children(os.getpid())
+        shutil.rmtree(folder)
+        os.kill(first, signal.SIGKILL)
+        assert until(lambda: healthy(url) and first not in children(os.getpid()), 60)
+
+
+def healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_a_slow_readers_seat_is_free_soon_after_its_deadline_whatever_others_play() -> None:

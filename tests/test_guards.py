@@ -43,6 +43,15 @@ def test_a_checkpoint_that_would_not_fit_is_not_begun(
     guard.on_step_end(None, NOW, SimpleNamespace(should_save=False), model=model)  # type: ignore[arg-type]
 
 
+def test_a_run_folder_that_cannot_be_written_hides_no_error(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file where the folder was")
+    with (
+        pytest.raises(ValueError, match="the real one"),
+        guards.disk_full_explained(tmp_path / "run"),
+    ):
+        raise ValueError("the real one")
+
+
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="as it was"), guards.disk_full_explained(tmp_path):
         raise ValueError("as it was")

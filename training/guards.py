@@ -10,7 +10,7 @@ import errno
 import math
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,8 @@ def _nothing_fits(run: Path) -> bool:
     except OSError as error:
         return error.errno in _FULL
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):  # what could not be written need not be taken away
+            probe.unlink()
     return False
 
 

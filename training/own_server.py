@@ -15,8 +15,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from env_server.contract import RoundsError
 
@@ -60,7 +61,7 @@ def own_server(log: Path, wait_s: float = 60.0) -> Iterator[str]:
 
 
 def _start(port: int, log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as out:
+    with _words(log) as out:
         return subprocess.Popen(
             [sys.executable, "-c", _SERVE, "--host", HOST, "--port", str(port)],
             stdin=subprocess.PIPE,
@@ -79,12 +80,24 @@ def _keep(child: subprocess.Popen[bytes], port: int, log: Path, over: threading.
             continue
         lived_s = time.monotonic() - began
         short_lives = short_lives + 1 if lived_s < _SHORT_S else 1
-        with log.open("a", encoding="utf-8") as out:
-            print(f"ended with code {child.returncode} after {lived_s:.0f} s", file=out)
+        _note(log, f"ended with code {child.returncode} after {lived_s:.0f} s")
         if short_lives <= _SHORT_LIVES:
             _end(child)
             child, began = _start(port, log), time.monotonic()
     _end(child)
+
+
+def _words(log: Path) -> BinaryIO:
+    """Where the server's words go. A folder that is gone or a full disk is no reason to have none."""
+    try:
+        return log.open("ab")
+    except OSError:
+        return open(os.devnull, "ab")
+
+
+def _note(log: Path, said: str) -> None:
+    with suppress(OSError), _words(log) as out:  # a full disk shows when the line is written
+        out.write(f"{said}\n".encode())
 
 
 def serve_while_wanted(argv: list[str]) -> None:
