@@ -175,7 +175,7 @@ def test_env_example_lists_exactly_the_variables_that_are_read() -> None:
     for path in [*sources(*ROOMS), *ROOT.glob("*.py")]:
         read |= variables_read(ast.parse(text_of(path)))
     read |= set(flags.variables())  # the server's flags by other names
-    read -= {"WORLD_SIZE"}  # torchrun and accelerate set it; nobody writes it down
+    read -= {"RANK", "WORLD_SIZE"}  # launchers set them; nobody writes them down
     listed = re.findall(r"^([A-Z_0-9]+)=", text_of(ROOT / ".env.example"), re.M)
     assert set(listed) == read
     assert len(listed) == len(set(listed))
