@@ -50,6 +50,7 @@ def test_a_report_that_was_never_written_proves_nothing(tmp_path: Path) -> None:
     assert outcomes(tmp_path / "none.xml", {"a": ("test_a.py",)}) == {"a": Outcome(absent=1)}
 
 
+@pytest.mark.slow
 def test_narrowed_a_test_runs_the_cases_that_bear_the_word_and_others_all_of_theirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ def test_every_accelerate_config_is_one(path: Path) -> None:
     assert loaded.num_processes == read(path)["num_processes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/grpo").glob("*.yaml")), ids=str)
 def test_every_grpo_config_names_settings_that_exist(path: Path) -> None:
     from training.grpo_settings import parse
