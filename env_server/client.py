@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -107,8 +108,15 @@ class Connection:
 
         Raises EpisodeOver, before anything is sent, if one of them has ended or appears twice.
         """
+        return self.step_soon(pairs)()
+
+    def step_soon(self, pairs: Sequence[Move]) -> Callable[[], list[Step | EpisodeLost]]:
+        """`step_many`, of which only the asking is done now; whoever calls the result waits for the answers.
+
+        Raises EpisodeOver as `step_many` does.
+        """
         _check(pairs)
-        return self.run(self._step_many(pairs))
+        return partial(self._awaited, self._sent(self._step_many(pairs)))
 
     def replay_many(self, episodes: Sequence[RemoteEpisode]) -> list[RemoteError | None]:
         """`replay` each, all at the same time; what went wrong in its place, None where it plays on."""
@@ -139,7 +147,9 @@ class Connection:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do `work` on the client's own loop; an interrupt of the caller cancels it."""
-        future = self._sent(work)
+        return self._awaited(self._sent(work))
+
+    def _awaited(self, future: Future[T]) -> T:
         try:
             return future.result()
         except CancelledError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from time import monotonic
 from typing import Any, Final
 
@@ -102,10 +103,14 @@ class Seats:
         return [told[at] for at in range(len(wanted))]
 
     def _shared(self, wishes: list[_Wish]) -> list[list[_Wish]]:
-        """Those that are to share a socket, together; with several servers, some for each."""
+        """Those that are to share a socket, neighbours together; with several servers, some for each.
+
+        Neighbours are attempts at one case as a rule, which one server builds but once.
+        """
         share = max(server.share for server in self._servers)
         groups = max(-(-len(wishes) // share), min(len(self._servers), len(wishes)))
-        return [wishes[at::groups] for at in range(groups)]
+        ends = [len(wishes) * at // groups for at in range(groups + 1)]
+        return [wishes[start:end] for start, end in pairwise(ends)]
 
     async def _first(self, wishes: list[_Wish], ends: float, told: Told) -> None:
         """Tell each wish the reply to the first message of an episode, and the place that gave it."""

@@ -1,25 +1,29 @@
 """Many patients reviewed at once by one language model, each in a conversation of its own.
 
-All live episodes advance together: one `generate` a turn, one `step_many` a turn. Knows how a
+All live episodes advance together: one `generate` a turn, and while the last answers are read the
+environment works on the first. Knows how a
 conversation becomes token ids, masks and log-probabilities; nothing of how a model samples, where
 the environment runs, or what the tokens are used for afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 from env_server.contract import Action, Episode, Family, JsonObject, Refusal, Step
 from eval.chat import ChatTokens
-from eval.door import Door, Lost, Request
+from eval.door import Door, Lost, Move, Request
 from eval.generate import Completion, Generate
 from eval.trajectory import Tokens, Trajectory, Turn, plain
 from prompts.history import Dialogue
 from prompts.parse import parse
 from prompts.render import Style
+
+# what a seat does, and its own words; a full seat has none
+Decision: TypeAlias = "tuple[Action | Refusal, str | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +111,10 @@ def _play(
 ) -> None:
     """Everybody at the table answers once a turn, until the last one has finished."""
     while live := [s for s in table if isinstance(s, _Seat) and s.live]:
-        decisions = _decide(live, generate, chat, door)
-        moves = [
-            (seat.episode, decision) for seat, (decision, _) in zip(live, decisions, strict=True)
-        ]
-        for seat, decision, step in zip(live, decisions, door.step_many(moves), strict=True):
-            _settle(seat, decision, step, chat, limits)
+        decisions: list[Decision] = []
+        moves = _moves(live, generate, chat, door, decisions)
+        for at, (seat, step) in enumerate(zip(live, door.step_each(moves), strict=True)):
+            _settle(seat, decisions[at], step, chat, limits)
 
 
 def _seated(
@@ -142,18 +144,24 @@ def _sit(
     return seat
 
 
-def _decide(
-    live: Sequence[_Seat], generate: Generate, chat: ChatTokens, door: Door
-) -> list[tuple[Action | Refusal, str | None]]:
-    """What each seat does now, and its own words; a full seat has none."""
+def _moves(
+    live: Sequence[_Seat],
+    generate: Generate,
+    chat: ChatTokens,
+    door: Door,
+    decisions: list[Decision],
+) -> Iterator[Move]:
+    """Each seat's move, as soon as its answer has been read; `decisions` is filled beside."""
     talking = [seat for seat in live if not seat.full]
     answers = iter(generate([seat.context for seat in talking]) if talking else [])
-    return [
-        (Refusal("truncated", "the conversation has no room for another answer"), None)
-        if seat.full
-        else _heard(seat, next(answers), chat, door.family_of(seat.request.task))
-        for seat in live
-    ]
+    for seat in live:
+        if seat.full:
+            refusal = Refusal("truncated", "the conversation has no room for another answer")
+            decisions.append((refusal, None))
+        else:
+            family = door.family_of(seat.request.task)
+            decisions.append(_heard(seat, next(answers), chat, family))
+        yield seat.episode, decisions[-1][0]
 
 
 def _heard(
@@ -170,7 +178,7 @@ def _heard(
 
 def _settle(
     seat: _Seat,
-    decision: tuple[Action | Refusal, str | None],
+    decision: Decision,
     step: Step | Lost,
     chat: ChatTokens,
     limits: Limits,
@@ -192,7 +200,7 @@ def _settle(
         seat.told(suffix)
 
 
-def _turn(before: JsonObject, decision: tuple[Action | Refusal, str | None], step: Step) -> Turn:
+def _turn(before: JsonObject, decision: Decision, step: Step) -> Turn:
     said, text = decision
     return Turn(
         observation=before,

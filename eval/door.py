@@ -6,19 +6,23 @@ One protocol for both. Knows nothing of who plays; an episode that the server lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from env_server import registry
 from env_server.client import Connection, EpisodeLost, RemoteError, connect
 from env_server.contract import Action, Episode, Family, Refusal, Split, Step
 from env_server.remote import RemoteEpisode
 
+if TYPE_CHECKING:
+    from env_server.line import Line
+
 REPLAYS = 3  # of one episode at one step, each with all the patience there is
 Move: TypeAlias = "tuple[Episode, Action | Refusal]"
+Played: TypeAlias = "tuple[RemoteEpisode, Action | Refusal]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,13 @@ class Door(Protocol):
 
     def step_many(self, moves: Sequence[Move]) -> list[Step | Lost]: ...
 
+    def step_each(self, moves: Iterable[Move]) -> Iterator[Step | Lost]:
+        """`step_many` of moves that are still being made up, and whose answers are read one by one.
+
+        A server works on the first ones meanwhile. Takes all moves before it gives the first answer.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -76,6 +87,9 @@ class LocalDoor:
 
     def step_many(self, moves: Sequence[Move]) -> list[Step | Lost]:
         return [episode.step(decision) for episode, decision in moves]
+
+    def step_each(self, moves: Iterable[Move]) -> Iterator[Step | Lost]:
+        yield from self.step_many(list(moves))
 
     def close(self) -> None:
         return None
@@ -117,18 +131,53 @@ class RemoteDoor:
         ]
 
     def step_many(self, moves: Sequence[Move]) -> list[Step | Lost]:
-        pairs = [(cast(RemoteEpisode, episode), decision) for episode, decision in moves]
-        answers: list[Step | EpisodeLost | Lost] = [*self._connection.step_many(pairs)]
+        return list(self.step_each(moves))
+
+    def step_each(self, moves: Iterable[Move]) -> Iterator[Step | Lost]:
+        """What is to be said on a socket is sent as soon as each of its episodes has moved."""
+        pairs: list[Played] = []
+        unsent: dict[
+            Line | None, list[int]
+        ] = {}  # places, by socket; None for what is lost already
+        asked: list[tuple[list[int], Callable[[], list[Step | EpisodeLost]]]] = []
+
+        def send(socket: Line | None) -> None:
+            places = unsent.pop(socket)
+            asked.append((places, self._connection.step_soon([pairs[at] for at in places])))
+
+        for at, (episode, decision) in enumerate(moves):
+            pairs.append((cast(RemoteEpisode, episode), decision))
+            place = pairs[at][0].place
+            socket = None if place is None else place.line
+            unsent.setdefault(socket, []).append(at)
+            if socket is not None and len(unsent[socket]) >= socket.living:
+                send(socket)
+        for socket in list(unsent):
+            send(socket)
+        told: dict[int, Step | Lost] = {}
+        due = 0
+        for places, answers in asked:
+            some = self._answered([pairs[at] for at in places], answers())
+            told.update(zip(places, some, strict=True))
+            while due in told:
+                yield told.pop(due)
+                due += 1
+
+    def _answered(
+        self, pairs: Sequence[Played], answers: Sequence[Step | EpisodeLost]
+    ) -> list[Step | Lost]:
+        """The answers, those of lost episodes after they were taken up again."""
+        told: list[Step | EpisodeLost | Lost] = [*answers]
         for _ in range(REPLAYS):
-            lost = [i for i, one in enumerate(answers) if isinstance(one, EpisodeLost)]
+            lost = [i for i, one in enumerate(told) if isinstance(one, EpisodeLost)]
             if not lost:
                 break
-            self._take_up_again(pairs, answers, lost)
+            self._take_up_again(pairs, told, lost)
         return [
             Lost(f"{one} (played again {REPLAYS} times, lost each time)")
             if isinstance(one, EpisodeLost)
             else one
-            for one in answers
+            for one in told
         ]
 
     def close(self) -> None:
@@ -136,7 +185,7 @@ class RemoteDoor:
 
     def _take_up_again(
         self,
-        pairs: Sequence[tuple[RemoteEpisode, Action | Refusal]],
+        pairs: Sequence[Played],
         answers: list[Step | EpisodeLost | Lost],
         places: Sequence[int],
     ) -> None:
@@ -183,6 +232,9 @@ class MixedDoor:
             taken.update(zip(places, door.step_many([moves[i] for i in places]), strict=True))
         return [taken[i] for i in range(len(moves))]
 
+    def step_each(self, moves: Iterable[Move]) -> Iterator[Step | Lost]:
+        yield from self.step_many(list(moves))
+
     def close(self) -> None:
         for door in {id(door): door for door in self._doors.values()}.values():
             door.close()
@@ -197,7 +249,7 @@ class MixedDoor:
 
 
 class ClockedDoor:
-    """Any door, with the seconds spent behind it: what the environment costs a rollout."""
+    """Any door, with the seconds spent waiting at it: what the environment costs a rollout."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
@@ -217,6 +269,26 @@ class ClockedDoor:
     def step_many(self, moves: Sequence[Move]) -> list[Step | Lost]:
         with self._running():
             return self._door.step_many(moves)
+
+    def step_each(self, moves: Iterable[Move]) -> Iterator[Step | Lost]:
+        answers = self._door.step_each(self._off_the_clock(moves))
+        while True:
+            with self._running():
+                step = next(answers, None)
+            if step is None:
+                return
+            yield step
+
+    def _off_the_clock(self, moves: Iterable[Move]) -> Iterator[Move]:
+        """The moves; while they are made up nobody waits for the environment."""
+        made = iter(moves)
+        while True:
+            began = perf_counter()
+            move = next(made, None)
+            self.seconds -= perf_counter() - began
+            if move is None:
+                return
+            yield move
 
     def close(self) -> None:
         self._door.close()

@@ -23,6 +23,7 @@ from env_server.app import create_app
 from env_server.client import Connection, Deadline, EpisodeLost, RemoteEpisode, connect
 from env_server.contract import Action, Refusal, Split, Step, canonical
 from env_server.upstream import SHARE
+from eval.door import ClockedDoor, Lost, RemoteDoor, Request
 
 LINE = NumberLine()
 WANTED: list[tuple[str, int, Split]] = [("far", seed, "train") for seed in range(400)]
@@ -77,6 +78,27 @@ def test_a_turn_of_many_is_a_frame_a_socket(url: str, link: Connection) -> None:
     before = _frames(url)
     assert moved(link, episodes) == ["ok"] * len(episodes)
     assert _frames(url) - before == 2
+
+
+def test_a_sockets_moves_are_sent_while_the_next_ones_are_made_up(url: str) -> None:
+    door = ClockedDoor(RemoteDoor(url, LINE))
+    wanted = [Request(*one) for one in WANTED[: 2 * SHARE]]
+    episodes = [one for one in door.begin_many(wanted) if not isinstance(one, Lost)]
+    before = _frames(url)
+
+    def moves() -> Iterator[Any]:
+        for at, episode in enumerate(episodes):
+            if at == len(episodes) - 1:
+                assert until(lambda: _frames(url) == before + 1, 5.0), "the first half is there"
+                time.sleep(0.5)
+            yield episode, RIGHT
+
+    door.seconds = 0.0
+    steps = list(door.step_each(moves()))
+    waited_s = door.seconds
+    door.close()
+    assert right(steps, range(2 * SHARE), 1)  # type: ignore[arg-type]
+    assert waited_s < 0.5, "making up one's mind is no waiting for the environment"
 
 
 def _frames(url: str) -> float:

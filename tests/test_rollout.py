@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,11 +122,12 @@ def test_a_broken_socket_costs_nothing_but_a_replay(policy: tuple[Any, Any], ser
     class Clumsy(RemoteDoor):
         turn = 0
 
-        def step_many(self, moves: Sequence[Move]) -> list[Step | Lost]:
+        def step_each(self, moves: Iterable[Move]) -> Iterator[Step | Lost]:
+            made = list(moves)
             self.turn += 1
             if self.turn == 3:
-                moves[0][0].drop()  # type: ignore[attr-defined]
-            return super().step_many(moves)
+                made[0][0].drop()  # type: ignore[attr-defined]
+            return super().step_each(made)
 
     door = Clumsy(server, FAMILY)
     broken, _ = played(door, policy)
