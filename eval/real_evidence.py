@@ -26,6 +26,7 @@ from data.sources.wire import SourceError
 from env_server.contract import JsonObject
 from env_server.envs.drug_target import belief, channels
 from env_server.envs.drug_target.biology import BASE_RATE, FACTOR_WORDS
+from eval import stopped
 
 WARNING = (
     "Research only, not medical advice. Nothing here is graded: there is no known answer, no reward, and no"
@@ -277,4 +278,4 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(stopped.stoppable(main))

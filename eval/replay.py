@@ -25,6 +25,7 @@ from env_server.contract import (
     begin,
     canonical,
 )
+from eval import stopped
 from eval.episode import take_turn
 from eval.record import BadLine, episodes_of, numbered_lines
 from eval.trajectory import Trajectory, Turn, plain
@@ -175,4 +176,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stopped.stoppable(main))

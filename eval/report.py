@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from env_server.contract import JsonObject, RoundsError
-from eval import charts, table
+from eval import charts, stopped, table
 from eval.finished import Finished, read, read_rows
 from eval.learned import Training
 from eval.limits import at_least
@@ -384,4 +384,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stopped.stoppable(main))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from env_server import registry
 from env_server.contract import Family, JsonObject, RoundsError, canonical, did_you_mean
+from eval import stopped
 from eval.finished import NotFinished
 from eval.limits import at_least
 from eval.record import EPISODES, episodes_of, read_episodes
@@ -176,4 +177,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stopped.stoppable(main))

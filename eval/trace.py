@@ -21,7 +21,7 @@ from rich.text import Text
 
 from env_server import registry
 from env_server.contract import AgentCard, Family, RoundsError, did_you_mean
-from eval import roster
+from eval import roster, stopped
 from eval.counterfactual import Choice, choices
 from eval.finished import shortfall
 from eval.limits import at_least
@@ -211,4 +211,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stopped.stoppable(main))

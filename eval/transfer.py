@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import hypot
 
 from env_server.contract import JsonObject, RoundsError
+from eval import stopped
 from eval.compare import compare
 from eval.roster import Options, Player
 from eval.rows import ALL_TASKS, Row
@@ -149,4 +150,4 @@ def _names(listed: Sequence[str] | None) -> list[str] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stopped.stoppable(main))

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from env_server import registry
 from env_server.contract import BadSplit, Family, JsonObject, RoundsError, Split, task_of
-from eval import conduct, grading, leakage
+from eval import conduct, grading, leakage, stopped
 from eval.finding import NAMES, Finding
 from eval.probes import Subject
 
@@ -249,4 +249,4 @@ def _cell(found: Finding) -> Text:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stopped.stoppable(main))

@@ -18,7 +18,7 @@ from typing import Any
 
 from env_server import registry
 from env_server.contract import JsonObject, RoundsError
-from eval import table
+from eval import stopped, table
 from eval.compare import Tick, compare
 from eval.roster import Options
 from eval.rows import Row
@@ -240,4 +240,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stopped.stoppable(main))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from configs.loader import ConfigError
 from env_server import registry
 from env_server.contract import Family, JsonObject, RoundsError
+from eval import stopped
 from training import extras, threads
 
 if TYPE_CHECKING:
@@ -329,4 +330,4 @@ def _tell(proofs: Sequence[Proof]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(stopped.stoppable(main))
