@@ -72,3 +72,10 @@ def test_the_longer_runs_are_committed_with_their_machine(name: str) -> None:
     found = json.loads((ROOT / "docs" / "results" / name / "before_after.json").read_text("utf-8"))
     assert found["rows"]
     assert found["machine"]
+
+
+def test_every_kept_result_is_said_to_be_there_with_what_made_it() -> None:
+    results = ROOT / "docs" / "results"
+    told = (results / "README.md").read_text("utf-8")
+    folders = sorted(path.name for path in results.iterdir() if path.is_dir())
+    assert [name for name in folders if f"| `{name}` | " not in told] == []

@@ -170,7 +170,7 @@ def test_eval_results_parse_as_the_hubs_own_entries(run: Path) -> None:
     (entry,) = parse_eval_result_entries(yaml.safe_load(written))
     assert (entry.dataset_id, entry.task_id) == ("ada/bench", "review_easy")
     assert entry.value == pytest.approx(kept(run)["score"], abs=1e-4)
-    assert "500 test patients" in str(entry.notes)
+    assert f"{kept(run)['n']} test patients" in str(entry.notes)
 
 
 # -- what must not leave -------------------------------------------------------------------------
