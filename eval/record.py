@@ -77,11 +77,13 @@ class Record:
                 raise RunExists(
                     f"{folder} exists: add --resume to continue it, or choose another --run name"
                 )
-            begun = json.loads(path.read_text("utf-8"))
+            begun = _begun(path)
             _same(folder, begun, settings)
             write_json(path, _with_newcomers(begun, settings))
             self.dropped = drop_torn_line(folder / EPISODES)
         else:
+            if folder.exists() and not folder.is_dir():
+                raise RunExists(f"{folder} is a file; choose another --run name")
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "versions.json", versions())
             write_json(path, settings)
@@ -157,6 +159,17 @@ def versions() -> JsonObject:
         "scipy": version("scipy"),
         "platform": platform.platform(),
     }
+
+
+def _begun(path: Path) -> JsonObject:
+    """The settings a run was begun with. Raises RunDiffers where they cannot be read any more."""
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError, OSError) as error:
+        raise RunDiffers(
+            f"{path} cannot be read ({error}), so nothing says what the run was;"
+            f" delete {path.parent}, or choose another --run name"
+        ) from error
 
 
 def _same(folder: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

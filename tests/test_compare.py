@@ -504,6 +504,17 @@ def test_a_killed_run_resumes_to_the_same_table(tmp_path: Path):
     assert len(list(read_episodes(run / "episodes.jsonl"))) == 60
 
 
+def test_a_run_that_cannot_be_read_or_is_a_file_is_named(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunExists, match="file is a file"):
+        compare(LINE, ["near"], episodes=3, run=tmp_path / "file")
+    (tmp_path / "r").mkdir()
+    for damage in ("{bad", "3"):
+        (tmp_path / "r" / "settings.json").write_text(damage)
+        with pytest.raises(RunDiffers, match=r"settings\.json cannot be read.*delete"):
+            compare(LINE, ["near"], episodes=3, run=tmp_path / "r", resume=True)
+
+
 def test_a_run_is_neither_overwritten_nor_mixed_with_other_settings(tmp_path: Path):
     compare(LINE, ["near"], episodes=3, run=tmp_path / "r")
     with pytest.raises(RunExists, match="--resume"):
