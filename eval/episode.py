@@ -45,7 +45,7 @@ def play(
     """
     episode = begin(family, task, seed, split, options)
     turns, seconds = take_turns(episode, card)
-    return replace(written_down(family, episode, card.name, turns, seconds), options=options)
+    return replace(written_down(family, episode, card.name, turns, seconds), options=dict(options))
 
 
 def written_down(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from env_server.contract import NOTHING, JsonObject
+from env_server.contract import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,10 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One episode with what is needed to play it again: (family, task, split, seed, version, options)."""
+    """One episode with what is needed to play it again: (family, task, split, seed, version, options).
+
+    Made of plain values alone, so that it can be sent from one process to another.
+    """
 
     family: str
     task: str
@@ -69,7 +72,7 @@ class Trajectory:
     turns: tuple[Turn, ...]
     final: JsonObject  # the last observation
     score: float
-    outcome: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    outcome: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0  # an in-process agent's own; a model's with everything around it
     tokens: Tokens | None = None
     lost: str | None = None  # why the episode could not be finished; its score means nothing then
@@ -77,7 +80,7 @@ class Trajectory:
     # prices are known; None for everybody else
     usage: Mapping[str, Any] | None = None
     # what was chosen of the episode beyond task, split and seed, where the family offers a choice
-    options: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def episode_return(self) -> float:

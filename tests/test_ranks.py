@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,32 @@ def test_shares_are_dealt_and_gathered_in_one_order(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("accelerate.utils.gather_object", lambda own: shares)
     assert tuple(ranks.in_order(shares[0])) == collect(mixture).examples
+
+
+def test_what_a_rank_has_played_can_be_sent_to_the_others() -> None:
+    import pickle
+
+    from transformers import AutoTokenizer
+
+    from env_server import registry
+    from eval.dialogue import converse
+    from eval.door import LocalDoor, Request
+    from eval.episode import play
+    from eval.generate import Completion
+    from training import tiny
+
+    family = registry.get("polypharmacy")
+    with tempfile.TemporaryDirectory() as folder:
+        tiny.build(Path(folder), "polypharmacy", ("easy_screening",), 0, "tiny", "brief")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def silent(contexts: Sequence[Sequence[int]]) -> list[Completion]:
+        return [Completion([tokenizer.eos_token_id], [0.0], False) for _ in contexts]
+
+    request = Request("easy_screening", 3, "train")
+    (talked,) = converse(LocalDoor(family), [request], silent, tokenizer, style="brief")
+    for told in (talked, play(family, "easy_screening", 3, "train", family.agents["random"])):
+        assert pickle.loads(pickle.dumps(told)) == told
 
 
 def warm_start(run: Path, batch: int, steps: int, episodes: int, *more: str) -> list[str]:

@@ -27,6 +27,7 @@ _RANK = "import sys; from training.ranks import be_a_rank as b; b(sys.argv[1:])"
 _GLANCE_S = 0.1
 _GRACE_S = 20.0  # for the others, once one has ended
 _STDERR = 2
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # a core each
 _LAST_WORDS = 2000  # characters
 _SPOKEN = (2, 130)  # bad input, and stopped on request: every rank says the same, and rank 0 aloud
 
@@ -120,7 +121,7 @@ def _started(
     """Rank `at`, in a session of its own; ended on leaving. One without a `voice` has ours."""
     child = subprocess.Popen(
         [sys.executable, "-c", _RANK, module, *flags],
-        env={**os.environ, **address, "RANK": str(at), "LOCAL_RANK": str(at)},
+        env={**_ONE_THREAD, **os.environ, **address, "RANK": str(at), "LOCAL_RANK": str(at)},
         stdin=subprocess.PIPE,
         stdout=voice or _STDERR,  # stdout is for what the whole command has to say
         stderr=voice,
