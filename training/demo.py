@@ -14,19 +14,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from configs.loader import ConfigError, load, overrides_of
+from configs.loader import ConfigError, load, overrides_of, read
 from env_server import registry
 from env_server.contract import RoundsError
-from training import ranks, threads
+from training import extras, progress, ranks, threads
+from training.progress import Progress
 
 if TYPE_CHECKING:
-    from trl import GRPOConfig
-
     from eval.rows import Row
-    from training.grpo_settings import GrpoSettings
-    from training.watch import Progress
 
 threads.settle()
 
@@ -77,11 +74,13 @@ FAST_GRPO = {
 
 def choose(init: str | None) -> Preset:
     """The preset for this machine: `init` as asked, else by the GPU, else the embedded model."""
-    import torch
-
     from training.tiny import SIZES
 
-    if init in SIZES or (init is None and not torch.cuda.is_available()):
+    if init in SIZES:
+        return Preset(TINY.sft, TINY.grpo, init or TINY.init)
+    import torch
+
+    if init is None and not torch.cuda.is_available():
         return Preset(TINY.sft, TINY.grpo, init or TINY.init)
     if not torch.cuda.is_available():
         raise ConfigError(f"init {init!r} wants a GPU and there is none; --init tiny needs none")
@@ -163,8 +162,6 @@ def _reinforce(
     progress: Progress,
     count: int,
 ) -> Path:
-    from training.grpo import train
-    from training.grpo_settings import parse
     from training.sft import ROUNDS
 
     path, run = CONFIGS / preset.grpo, output / "grpo"
@@ -176,19 +173,19 @@ def _reinforce(
         "tasks": task,
     }
     if count > 1:
-        knobs |= _dealt(*parse(_flags(path, knobs)), count)
-    settings, config = parse(_flags(path, knobs))
-    if count == 1 or (run / "model" / ROUNDS).is_file():
-        return train(settings, config, progress)
-    return _by_ranks("training.grpo", path, knobs, run, count)
+        knobs |= _dealt({**read(path), **knobs}, count)
+        if not (run / "model" / ROUNDS).is_file():
+            return _by_ranks("training.grpo", path, knobs, run, count)
+    from training.grpo import train
+    from training.grpo_settings import parse
+
+    return train(*parse(_flags(path, knobs)), progress)
 
 
-def _dealt(settings: GrpoSettings, config: GRPOConfig, count: int) -> dict[str, object]:
+def _dealt(knobs: Mapping[str, Any], count: int) -> dict[str, object]:
     """The same step, in equal shares."""
-    return {
-        "per_device_train_batch_size": max(config.per_device_train_batch_size // count, 1),
-        "length_groups": max(settings.length_groups // count, 1),
-    }
+    shared = "per_device_train_batch_size", "length_groups"
+    return {name: max(knobs[name] // count, 1) for name in shared if name in knobs}
 
 
 def _flags(config: Path, knobs: Mapping[str, object]) -> list[str]:
@@ -259,23 +256,30 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     asked = arguments().parse_args(argv)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
-    from training import watch
-
-    if asked.ranks is not None and asked.ranks < 1:
-        print(f"error: --ranks {asked.ranks}; it must be at least 1", file=sys.stderr)
+    try:
+        extras.demand("torch", "transformers", "trl", "peft", "datasets", "matplotlib")
+        for name in ("ranks", "patients"):
+            given = getattr(asked, name)
+            if given is not None and given < 1:
+                raise ConfigError(f"--{name} is {given}; it must be at least 1")
+    except (ConfigError, RoundsError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     try:
         output = asked.output or Path("runs") / _folder(asked)
-        with watch.line() as progress:
+        with progress.line() as shown:
             count = asked.ranks or suited_ranks(asked.init, asked.fast)
-            rows = run(output, asked.task, asked.init, asked.patients, asked.fast, progress, count)
+            rows = run(output, asked.task, asked.init, asked.patients, asked.fast, shown, count)
     except StageEnded as ended:
         return ended.code
     except (ConfigError, RoundsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except watch.Interrupted as stopped:
+    except progress.Interrupted as stopped:
         print(stopped, file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print(progress.AT_ONCE, file=sys.stderr)
         return 130
     _tell(output, rows)
     return 0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.loader import ConfigError
 from env_server.contract import Family, JsonObject, RoundsError
-from training import threads
+from training import extras, threads
 from training.cases import cases, owners, prompts
 from training.grpo_settings import GrpoSettings, parse, resolved, usage
 from training.handover import hand_over, wording
@@ -304,6 +304,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     os.environ.setdefault("WANDB_SILENT", "true")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
+    try:
+        extras.demand("torch", "transformers", "trl", "peft", "datasets")
+    except extras.NotInstalled as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     from training import watch
 
     try:

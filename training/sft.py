@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from configs.loader import ConfigError
+from env_server import registry
 from env_server.contract import JsonObject, RoundsError
 from prompts.render import Style
-from training import flags, ranks, threads
+from training import extras, flags, ranks, threads
 from training.dataset import Collection, Mixture, collect, collection, part, write
 from training.run_folder import BadRun, open_run
 
@@ -429,7 +430,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ).parse_args(argv)
     try:
         config = flags.resolve(SftConfig, flags_given)
-    except ConfigError as error:
+        registry.get(config.family)
+        extras.demand("torch", "transformers", "trl", "peft", "datasets")
+    except (ConfigError, RoundsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from training import watch
