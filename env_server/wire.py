@@ -10,6 +10,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from math import isfinite
@@ -223,13 +224,18 @@ def begun(episode: Episode, style: RewardStyle, options: Mapping[str, Any] = NOT
             "reward": None,
             "done": episode.done,
             "episode_id": episode.episode_id,
-            "task": asdict(episode.task),
+            "task": dict(_described(episode.task)),
             "seed": episode.seed,
             "split": episode.split,
             **chosen,
         },
         style,
     )
+
+
+@cache
+def _described(task: Task) -> JsonObject:
+    return asdict(task)
 
 
 def stepped(step: Step, episode: Episode, style: RewardStyle) -> JsonObject:
