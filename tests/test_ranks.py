@@ -163,6 +163,6 @@ def test_ctrl_c_stops_all_ranks_after_the_same_step(tmp_path: Path) -> None:
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=120)
     assert child.returncode == 130 and "the same command goes on from there" in said, said[-2000:]
-    (checkpoint,) = (run / "checkpoints").iterdir()
+    (checkpoint,) = (run / "checkpoints").glob("checkpoint-*")
     reached = int(checkpoint.name.rpartition("-")[2])
     assert 0 < reached < 400 and f"stopped at step {reached}" in said
