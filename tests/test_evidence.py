@@ -56,6 +56,15 @@ def test_the_demo_again_trains_nothing_and_measures_the_same(output: Path) -> No
     assert [row["score"] for row in again] == [row["score"] for row in rows]
 
 
+@pytest.mark.parametrize("flag", ["--ranks", "--patients"])
+def test_the_demo_refuses_none_of_them_before_it_trains(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main([flag, "0", "--output", str(tmp_path / "run")]) == 2
+    assert f"{flag} is 0; it must be at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_without_a_model_has_no_evidence(tmp_path: Path) -> None:
     with pytest.raises(evidence.NothingToShow, match="no model yet"):
         evidence.players(tmp_path, tmp_path, "polypharmacy", "review_easy")
