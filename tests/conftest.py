@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -22,6 +23,11 @@ os.environ.update(
     TRL_EXPERIMENTAL_SILENCE="1",
     WANDB_MODE="offline",
 )
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as of a command that a script sent off with &
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # the same examples on every run and machine; how long one takes says more of the machine than of us
 settings.register_profile("rounds", deadline=None, derandomize=True)
