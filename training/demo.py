@@ -76,12 +76,12 @@ def choose(init: str | None) -> Preset:
     """The preset for this machine: `init` as asked, else by the GPU, else the embedded model."""
     from training.tiny import SIZES
 
-    if init in SIZES:
-        return Preset(TINY.sft, TINY.grpo, init or TINY.init)
+    if init is not None and init in SIZES:
+        return Preset(TINY.sft, TINY.grpo, init)
     import torch
 
     if init is None and not torch.cuda.is_available():
-        return Preset(TINY.sft, TINY.grpo, init or TINY.init)
+        return TINY
     if not torch.cuda.is_available():
         raise ConfigError(f"init {init!r} wants a GPU and there is none; --init tiny needs none")
     memory = torch.cuda.get_device_properties(0).total_memory / _GIB
