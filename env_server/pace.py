@@ -18,7 +18,7 @@ from env_server.contract import Episode, Family, JsonObject
 Form = tuple[str, object, bool]
 Place = Literal["loop", "thread", "threads"]  # computing takes turns, waiting does not
 
-SHORT_S: Final = 0.003  # of the processor, or of waiting; what a loop may lose without being felt
+SHORT_S: Final = 0.005  # of the processor, or of waiting; what a loop may lose without being felt
 HELD_S: Final = 0.02  # by the clock, on the loop; less may be another program's doing
 WAITED_S: Final = 0.1  # on a thread; less may be the wait for the interpreter or the processor
 PROOFS: Final = 16  # short runs before a form is trusted
