@@ -65,6 +65,14 @@ def test_the_demo_refuses_none_of_them_before_it_trains(
     assert not (tmp_path / "run").exists()
 
 
+def test_ranks_that_cannot_share_a_step_equally_are_refused_before_it_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main(["--init", "tiny", "--ranks", "3", "--output", str(tmp_path / "run")]) == 2
+    assert "--ranks 3 cannot share batch 16 equally" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_without_a_model_has_no_evidence(tmp_path: Path) -> None:
     with pytest.raises(evidence.NothingToShow, match="no model yet"):
         evidence.players(tmp_path, tmp_path, "polypharmacy", "review_easy")

@@ -108,6 +108,18 @@ def suited_ranks(init: str | None, fast: bool) -> int:
     return 1 if fast or choose(init).init not in SIZES else min(2, cores or 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What both stages need to know. count: the ranks that share a training."""
+
+    preset: Preset
+    output: Path
+    family: str
+    task: str
+    fast: bool
+    count: int
+
+
 def run(
     output: Path,
     task: str | None,
@@ -119,73 +131,67 @@ def run(
 ) -> list[Row]:
     """Warm start, GRPO and the evidence, each resumed or left out where it is done already.
 
-    count: ranks that share the trainings. Raises StageEnded where one of theirs has ended early.
+    count: ranks that share the trainings. Raises ConfigError where they cannot share a step equally,
+    StageEnded where one of theirs has ended early.
     """
     family = registry.get("polypharmacy") if task is None else registry.owner(task)
     task = task or "review_easy"
     preset = suited(choose(init), family.name, task)
-    warm = _warm_start(preset, output, family.name, task, fast, progress, count)
-    print(f"warm start: {warm}", file=sys.stderr)
-    trained = _reinforce(preset, output, family.name, task, fast, progress, count)
-    print(f"GRPO: {trained}", file=sys.stderr)
+    course = Course(preset, output, family.name, task, fast, count)
+    print(f"warm start: {_warm_start(course, progress)}", file=sys.stderr)
+    print(f"GRPO: {_reinforce(course, progress)}", file=sys.stderr)
     return _compare(output, family.name, task, patients, progress)
 
 
-def _warm_start(
-    preset: Preset,
-    output: Path,
-    family: str,
-    task: str,
-    fast: bool,
-    progress: Progress,
-    count: int,
-) -> Path:
+def _warm_start(course: Course, progress: Progress) -> Path:
     from training import sft
 
-    path, run = CONFIGS / preset.sft, output / "sft"
-    chosen = {"output": str(run), "family": family, "tasks": [task], "init": preset.init}
-    knobs = {**overrides_of(FAST_SFT if fast else ()), **chosen}
-    if count > 1:
-        knobs["batch"] = max(load(path, sft.SftConfig, knobs).batch // count, 1)
+    path, run = CONFIGS / course.preset.sft, course.output / "sft"
+    knobs = {
+        **overrides_of(FAST_SFT if course.fast else ()),
+        "output": str(run),
+        "family": course.family,
+        "tasks": [course.task],
+        "init": course.preset.init,
+    }
+    knobs |= _dealt({**read(path), **knobs}, "batch", course.count)
     config = load(path, sft.SftConfig, knobs)
-    if count == 1 or (run / "model" / sft.ROUNDS).is_file():
+    if course.count == 1 or (run / "model" / sft.ROUNDS).is_file():
         return sft.train(config, progress)
-    return _by_ranks("training.sft", path, knobs, run, count)
+    return _by_ranks("training.sft", path, knobs, run, course.count)
 
 
-def _reinforce(
-    preset: Preset,
-    output: Path,
-    family: str,
-    task: str,
-    fast: bool,
-    progress: Progress,
-    count: int,
-) -> Path:
+def _reinforce(course: Course, progress: Progress) -> Path:
     from training.sft import ROUNDS
 
-    path, run = CONFIGS / preset.grpo, output / "grpo"
+    path, run = CONFIGS / course.preset.grpo, course.output / "grpo"
     knobs: dict[str, object] = {
-        **(FAST_GRPO if fast else {}),
+        **(FAST_GRPO if course.fast else {}),
         "output": run,
-        "model": output / "sft" / "model",
-        "family": family,
-        "tasks": task,
+        "model": course.output / "sft" / "model",
+        "family": course.family,
+        "tasks": course.task,
     }
-    if count > 1:
-        knobs |= _dealt({**read(path), **knobs}, count)
+    whole = {**read(path), **knobs}
+    knobs |= _dealt(whole, "per_device_train_batch_size", course.count)
+    if course.count > 1:
+        knobs["length_groups"] = max(whole.get("length_groups", 1) // course.count, 1)
         if not (run / "model" / ROUNDS).is_file():
-            return _by_ranks("training.grpo", path, knobs, run, count)
+            return _by_ranks("training.grpo", path, knobs, run, course.count)
     from training.grpo import train
     from training.grpo_settings import parse
 
     return train(*parse(_flags(path, knobs)), progress)
 
 
-def _dealt(knobs: Mapping[str, Any], count: int) -> dict[str, object]:
-    """The same step, in equal shares."""
-    shared = "per_device_train_batch_size", "length_groups"
-    return {name: max(knobs[name] // count, 1) for name in shared if name in knobs}
+def _dealt(knobs: Mapping[str, Any], name: str, count: int) -> dict[str, object]:
+    """The same step in equal shares; nothing for one rank alone. Raises ConfigError."""
+    if count == 1:
+        return {}
+    whole = knobs[name]
+    if whole % count:
+        raise ConfigError(f"--ranks {count} cannot share {name} {whole} equally; try --ranks 2")
+    return {name: whole // count}
 
 
 def _flags(config: Path, knobs: Mapping[str, object]) -> list[str]:

@@ -22,14 +22,15 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
 from configs.loader import ConfigError, read
 from env_server.contract import RoundsError
+from training.progress import handed_to
 
 _GRACE_S = 15.0
 _POLL_S = 0.2
@@ -137,7 +138,7 @@ def run(server: Command, trainer: Command, url: str, wait_s: float = 900.0) -> i
     _demand_free(url)
     with _started(server) as serving:
         _await(serving, server, url, wait_s)
-        with _started(trainer) as learning, _passed_on(learning):
+        with _started(trainer) as learning, handed_to(partial(_signal, learning)):
             while learning.poll() is None:
                 if serving.poll() is not None:
                     raise LaunchFailed(
@@ -210,23 +211,10 @@ def _forward(child: subprocess.Popen[str], name: str) -> None:
         print(f"[{name}] {line}", end="", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def _passed_on(child: subprocess.Popen[str]) -> Iterator[None]:
-    """Hand Ctrl-C and SIGTERM to the trainer, which saves a checkpoint and leaves."""
-
-    def ask(number: int, _: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _signal(child: subprocess.Popen[str], number: int) -> None:
+    """To the trainer's whole group, which saves a checkpoint and leaves."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, number)
 
 
 def _end(child: subprocess.Popen[str]) -> None:

@@ -32,11 +32,8 @@ def stoppable(asked: threading.Event) -> Iterator[threading.Event]:
 
     A SIGTERM after it does not: launchers send one behind every Ctrl-C.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield asked  # signals belong to the main thread; only `asked` works here
-        return
 
-    def ask(number: int, _: FrameType | None) -> None:
+    def ask(number: int) -> None:
         if asked.is_set():
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -44,9 +41,26 @@ def stoppable(asked: threading.Event) -> Iterator[threading.Event]:
         print("stopping after this step; Ctrl-C again to stop at once", file=sys.stderr)
         asked.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handed_to(ask):
         yield asked
+
+
+@contextmanager
+def handed_to(tell: Callable[[int], None]) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM call `tell` with their number instead of ending the process.
+
+    Signals belong to the main thread; in any other this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _: FrameType | None) -> None:
+        tell(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -16,11 +16,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from types import FrameType
 from typing import IO, Any, TypeVar
 
 from env_server.contract import RoundsError
 from training.own_server import HOST, free_port
+from training.progress import handed_to
 
 T = TypeVar("T")
 _RANK = "import sys; from training.ranks import be_a_rank as b; b(sys.argv[1:])"
@@ -83,7 +83,13 @@ def run(module: str, flags: Sequence[str], count: int) -> int:
             held.enter_context(_started(at, module, flags, address, voice))
             for at, voice in enumerate([None, *voices])
         ]
-        with _passed_on(ranks):
+
+        def tell(number: int) -> None:
+            for one in ranks:
+                with suppress(ProcessLookupError):
+                    one.send_signal(number)
+
+        with handed_to(tell):  # they agree on the step after which they stop
             first = _first_to_fail(ranks)
         if first is None:
             return 0
@@ -136,26 +142,6 @@ def _started(
         child.wait()
         assert child.stdin is not None
         child.stdin.close()
-
-
-@contextmanager
-def _passed_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Hand Ctrl-C and SIGTERM to every rank; they agree on the step after which they stop."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread
-        return
-
-    def tell(number: int, _: FrameType | None) -> None:
-        for one in ranks:
-            with suppress(ProcessLookupError):
-                one.send_signal(number)
-
-    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _words(voice: IO[bytes]) -> str:
