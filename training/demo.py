@@ -101,7 +101,7 @@ def suited(preset: Preset, family: str, task: str) -> Preset:
 
 
 def suited_ranks(init: str | None, fast: bool) -> int:
-    """How many processes share the trainings: the embedded model gains nothing by threads, but by these."""
+    """How many processes share the trainings: the embedded model gains more by these than by threads."""
     from training.tiny import SIZES
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

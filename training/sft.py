@@ -92,7 +92,7 @@ class SftConfig:
     device: Literal["auto", "cpu"] = "auto"
     """`cpu` leaves a GPU alone."""
     threads: int = 1
-    """CPU threads of torch; more than one does nothing for a tiny model (ranks do: training.demo --ranks)."""
+    """CPU threads of torch; more than one gains little for a tiny model (training.demo --ranks gains more)."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     save_every: int = 200
